@@ -1,0 +1,169 @@
+/* Finding what differs. */
+#include "config.h"
+
+#include "dirty.h"
+
+#include <errno.h>
+#include <string.h>
+
+#include "annotate.h"
+#include "checked.h"
+#include "store.h"
+
+/* ---- candidates ---- */
+
+void ms_scan_begin(struct scan *s, const struct mapping *m, size_t first_page, const struct os_gate *gate)
+{
+    s->m = m;
+    s->gate = gate;
+    s->cursor = (uintptr_t)ms_page_address(m, first_page);
+    s->end = (uintptr_t)ms_page_address(m, m->pages);
+    s->next = s->n = 0;
+}
+
+static const char *const source_names[OS_SOURCES] = {"pagemap-scan", "pagemap", "compare"};
+
+/* The sources in order, or the one that a test forces. */
+static int ask_sources(uintptr_t *cursor, uintptr_t end, struct os_range *v, size_t max, enum os_source *used)
+{
+    for (enum os_source o = OS_SOURCE_SCAN; o < OS_SOURCE_COMPARE; o++) {
+        if (ms_force_source != OS_SOURCES && ms_force_source != o)
+            continue;
+        int n = ms_os->candidates(o, cursor, end, v, max);
+        if (n >= 0) {
+            *used = o;
+            return n;
+        }
+    }
+    *used = OS_SOURCE_COMPARE;
+    return -ENOTSUP;
+}
+
+const char *ms_scan_source(const struct mapping *m)
+{
+    struct os_range v;
+    enum os_source used;
+    uintptr_t at = (uintptr_t)m->address;
+    ask_sources(&at, at + ms_os->page_size(), &v, 1, &used);
+    return source_names[used];
+}
+
+static void refill(struct scan *s)
+{
+    size_t max = sizeof s->v / sizeof s->v[0];
+    enum os_source used;
+    int n = -ENOTSUP;
+    s->next = 0;
+    if (s->gate)
+        n = ms_os->gate_candidates(s->gate, &s->cursor, s->end, s->v, max);
+    else
+        n = ask_sources(&s->cursor, s->end, s->v, max, &used);
+    if (n < 0) {
+        s->v[0] = (struct os_range){s->cursor, s->end};
+        s->cursor = s->end;
+        n = 1;
+    }
+    s->n = (size_t)n;
+}
+
+bool ms_scan_next(struct scan *s, size_t *first, size_t *pages)
+{
+    size_t ps = ms_os->page_size();
+    while (s->next == s->n) {
+        if (s->cursor >= s->end)
+            return false;
+        refill(s);
+    }
+    const struct os_range *r = &s->v[s->next++];
+    *first = (r->start - (uintptr_t)s->m->address) / ps;
+    *pages = (r->end - r->start) / ps;
+    return true;
+}
+
+/* ---- bytes of images ---- */
+
+void ms_reader_begin(struct reader *r, const struct image *i)
+{
+    *r = (struct reader){.image = i};
+}
+
+void ms_reader_end(struct reader *r)
+{
+    ms_os->free(r->buffer);
+    r->buffer = NULL;
+}
+
+const void *ms_reader_page(struct reader *r, size_t page, int *error)
+{
+    size_t ps = ms_os->page_size();
+    if (page - r->run.first >= r->run.pages)
+        ms_image_run(r->image, page, ms_image_pages(r->image), &r->run);
+    if (!r->run.chunk)
+        return NULL;
+    if (!r->run.chunk->window && !r->buffer && !(r->buffer = ms_os->alloc(ps))) {
+        *error = -ENOMEM;
+        return NULL;
+    }
+    return ms_chunk_peek(r->run.chunk, r->run.chunk_page + page - r->run.first, 1, r->buffer, error);
+}
+
+size_t ms_page_bytes(const struct mapping *m, size_t page)
+{
+    size_t ps = ms_os->page_size();
+    return page + 1 == m->pages ? m->size - page * ps : ps;
+}
+
+static bool is_zero(const char *p, size_t len)
+{
+    return len == 0 || (p[0] == 0 && memcmp(p, p + 1, len - 1) == 0);
+}
+
+bool ms_bytes_equal(const void *a, const void *b, size_t len)
+{
+    bool equal;
+    MS_LOOK_BEGIN();
+    if (a && b)
+        equal = memcmp(a, b, len) == 0;
+    else
+        equal = a == b || is_zero(a ? a : b, len);
+    MS_LOOK_END();
+    return equal;
+}
+
+/* ---- dirty pages ---- */
+
+void ms_dirty_begin(struct dirty *d, const struct mapping *m, const struct image *against, size_t first_page,
+                    const struct os_gate *gate)
+{
+    ms_scan_begin(&d->scan, m, first_page, gate);
+    ms_reader_begin(&d->reader, against);
+    d->page = d->end = 0;
+}
+
+void ms_dirty_end(struct dirty *d)
+{
+    ms_reader_end(&d->reader);
+}
+
+int ms_dirty_next(struct dirty *d, size_t *page)
+{
+    const struct mapping *m = d->scan.m;
+    int e = 0;
+    for (;;) {
+        if (d->page == d->end) {
+            size_t first, pages;
+            if (!ms_scan_next(&d->scan, &first, &pages))
+                return 0;
+            d->page = first;
+            d->end = first + pages;
+        }
+        size_t p = d->page++;
+        const void *bytes = ms_reader_page(&d->reader, p, &e);
+        if (e < 0)
+            return e;
+        if (!ms_bytes_equal(ms_page_address(m, p), bytes, ms_page_bytes(m, p))) {
+            *page = p;
+            return 1;
+        }
+    }
+}

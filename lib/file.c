@@ -1,0 +1,149 @@
+/* Snapshots of files. */
+#include "config.h"
+
+#include <errno.h>
+
+#include "checked.h"
+#include "collect.h"
+#include "snapshot.h"
+#include "store.h"
+
+/* A sealed memfd is adopted as it is, unless it has to be in huge pages. */
+static bool can_adopt(const struct os_object *file, unsigned flags)
+{
+    return flags & MEMSNAP_FILE_MAP || (!(flags & (MEMSNAP_NO_FD | MEMSNAP_HUGE_REQUIRE)) && ms_os->file_sealed(file));
+}
+
+static int chunk_of_file(struct os_object *file, uint64_t size, size_t pages, unsigned flags, struct pool *pool, struct chunk **out)
+{
+    struct reclaim reclaim = {0};
+    int e;
+    if (can_adopt(file, flags)) {
+        e = ms_store_of_file(file, pages, !(flags & MEMSNAP_FILE_MAP), out);
+        if (e == 0)
+            file->fd = -1;          /* the store's now */
+        return e;
+    }
+    e = ms_pool_allocate(pool, pages, false, out);
+    if (e < 0)
+        return e;
+    e = ms_chunk_fill_from(*out, file, size, flags);
+    if (e < 0)
+        ms_chunk_unref(*out, &reclaim);
+    ms_reclaim_flush(&reclaim);
+    return e;
+}
+
+static int image_of_file(struct os_object *file, uint64_t size, size_t pages, unsigned flags, struct pool *pool, struct image **out)
+{
+    struct reclaim reclaim = {0};
+    struct chunk *c;
+    int e = chunk_of_file(file, size, pages, flags, pool, &c);
+    if (e < 0)
+        return e;
+    e = ms_image_of_chunk(c, pages, out);
+    ms_chunk_unref(c, &reclaim);
+    ms_reclaim_flush(&reclaim);
+    return e;
+}
+
+/* The file stays the live copy; images are copies of what it holds when somebody asks. */
+static int shared_file(struct os_object *file, size_t size, size_t pages, unsigned flags, struct pool *pool,
+                       struct memsnap_snapshot **out)
+{
+    struct chunk *c;
+    struct image *i;
+    int e = ms_image_zero(pages, &i);
+    if (e < 0)
+        return e;
+    struct reclaim reclaim = {0};
+    e = ms_store_of_file(file, pages, false, &c);
+    if (e == 0) {
+        file->fd = -1;
+        e = ms_snapshot_of_image(i, size, flags, pool, out);
+        if (e == 0)
+            ms_writer_set_file(*out, c);
+        else
+            ms_chunk_unref(c, &reclaim);
+    }
+    ms_image_unref(i);
+    ms_reclaim_flush(&reclaim);
+    return e;
+}
+
+static int snapshot_of_file(struct os_object *file, uint64_t size, unsigned flags, struct memsnap_snapshot **out)
+{
+    struct pool *pool;
+    struct image *i;
+    size_t pages;
+    if (size > SIZE_MAX || !ms_pages_of((size_t)size, ms_os->page_size(), &pages))
+        return -EFBIG;
+    int e = ms_pool_new(flags & MEMSNAP_NO_FD, &pool);
+    if (e < 0)
+        return e;
+    if (flags & MEMSNAP_FILE_SHARED) {
+        e = shared_file(file, (size_t)size, pages, flags, pool, out);
+    } else {
+        e = pages ? image_of_file(file, size, pages, flags, pool, &i) : ms_image_zero(0, &i);
+        if (e == 0) {
+            e = ms_snapshot_of_image(i, (size_t)size, flags, pool, out);
+            ms_image_unref(i);
+        }
+    }
+    ms_pool_unref(pool);
+    return e;
+}
+
+static int check_file_flags(unsigned *flags)
+{
+    if (*flags & ~(MS_HUGE_FLAGS | MS_FILE_FLAGS | MEMSNAP_NO_FD) || (*flags & MS_HUGE_FLAGS) == MS_HUGE_FLAGS)
+        return -EINVAL;
+    if (*flags & MEMSNAP_FILE_SHARED)
+        *flags |= MEMSNAP_FILE_MAP;
+    /* A mapped file has the pages its file system gives it, and needs a descriptor. */
+    if (*flags & MEMSNAP_HUGE_REQUIRE && *flags & (MEMSNAP_FILE_MAP | MEMSNAP_NO_FD))
+        return -ENOTSUP;
+    return *flags & MEMSNAP_FILE_MAP && *flags & MEMSNAP_NO_FD ? -EINVAL : 0;
+}
+
+static int finish(int e, struct os_object *file, uint64_t size, unsigned flags, memsnap_snapshot **out)
+{
+    if (e < 0)
+        return e;
+    e = snapshot_of_file(file, size, flags, out);
+    if (file->fd >= 0)
+        ms_os->object_close(file);
+    return e;
+}
+
+int memsnap_snapshot_new_from_file(const char *path, unsigned flags, memsnap_snapshot **out)
+{
+    struct os_object file;
+    uint64_t size = 0;
+    if (!path || !out)
+        return -EINVAL;
+    int e = check_file_flags(&flags);
+    if (e < 0)
+        return e;
+    ms_enter();
+    e = ms_os->file_open(path, flags & MEMSNAP_FILE_SHARED, &file, &size);
+    e = finish(e, &file, size, flags, out);
+    ms_leave();
+    return e;
+}
+
+int memsnap_snapshot_new_from_fd(int fd, unsigned flags, memsnap_snapshot **out)
+{
+    struct os_object file;
+    uint64_t size = 0;
+    if (!out)
+        return -EINVAL;
+    int e = check_file_flags(&flags);
+    if (e < 0)
+        return e;
+    ms_enter();
+    e = ms_os->file_dup(fd, flags & MEMSNAP_FILE_SHARED, &file, &size);
+    e = finish(e, &file, size, flags, out);
+    ms_leave();
+    return e;
+}

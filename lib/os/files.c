@@ -1,0 +1,508 @@
+/* Files as objects, for both tables: unlinked temporary files, and the user's own, which are opened or taken over by
+ * descriptor, copied out of and made durable. */
+#include "config.h"
+
+#include "os/internal.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/resource.h>
+#include <sys/uio.h>
+#include <unistd.h>
+
+enum {
+    IOV_BATCH = 256,            /* 4 KiB of stack; below every system's IOV_MAX */
+    COPY_BUFFER = 1 << 20
+};
+
+/* ---- objects ---------------------------------------------------------------------------------- */
+
+/* Below 3 a descriptor would be taken for standard input or output by whoever opens or inherits those. */
+int ms_above_standard(int fd)
+{
+    if (fd > 2 || fd < 0)
+        return fd;
+    int moved = fcntl(fd, F_DUPFD_CLOEXEC, 3);
+    int e = errno == EINVAL ? EMFILE : errno;       /* EINVAL: no descriptor above 2 is allowed at all */
+    close(fd);
+    errno = e;
+    return moved;
+}
+
+int ms_object_adopt(int fd, const char *kind, struct os_object *o)
+{
+    fd = ms_above_standard(fd);
+    if (fd < 0)
+        return ms_os_error(errno);
+    struct stat st;
+    if (fstat(fd, &st) < 0) {
+        int r = ms_os_error(errno);
+        close(fd);
+        return r;
+    }
+    *o = (struct os_object){.fd = fd, .dev = (uint64_t)st.st_dev, .ino = (uint64_t)st.st_ino, .kind = kind};
+    return 0;
+}
+
+int ms_object_check(const struct os_object *o, struct stat *st)
+{
+    if (o->fd < 0 || fstat(o->fd, st) < 0)
+        return -EBADF;
+    return (uint64_t)st->st_dev == o->dev && (uint64_t)st->st_ino == o->ino ? 0 : -EBADF;
+}
+
+int ms_file_limit(uint64_t end)
+{
+    if (end > INT64_MAX)
+        return -EFBIG;
+    struct rlimit limit;
+    if (getrlimit(RLIMIT_FSIZE, &limit) < 0 || limit.rlim_cur == RLIM_INFINITY)
+        return 0;
+    return end > limit.rlim_cur ? -EFBIG : 0;
+}
+
+/* A file in dir that has no name, or loses it at once. */
+static int nameless_file(const char *dir)
+{
+#ifdef O_TMPFILE
+    int fd = open(dir, O_TMPFILE | O_EXCL | O_RDWR | O_CLOEXEC, 0600);
+    if (fd >= 0 || errno == EMFILE || errno == ENFILE || errno == ENOMEM)
+        return fd;
+#endif
+    char path[64];
+    snprintf(path, sizeof path, "%s/memsnap-XXXXXX", dir);
+    int named = mkostemp(path, O_CLOEXEC);
+    if (named >= 0)
+        unlink(path);
+    return named;
+}
+
+int ms_temporary_create(struct os_object *o)
+{
+    static const char *const dirs[] = {"/dev/shm", "/var/tmp", "/tmp"};
+    for (size_t i = 0; i < sizeof dirs / sizeof dirs[0]; i++) {
+        int fd = nameless_file(dirs[i]);
+        if (fd >= 0)
+            return ms_object_adopt(fd, "file", o);
+        if (errno == EMFILE || errno == ENFILE || errno == ENOMEM)
+            return ms_os_error(errno);
+    }
+    return errno == ENOSPC || errno == EDQUOT ? ms_os_error(errno) : -ENOTSUP;
+}
+
+int ms_object_grow(const struct os_object *o, uint64_t size)
+{
+    struct stat st;
+    int r = ms_object_check(o, &st);
+    if (r < 0)
+        return r;
+    if ((uint64_t)st.st_size >= size)
+        return 0;
+    r = ms_file_limit(size);
+    if (r < 0)
+        return r;
+    while (ftruncate(o->fd, (off_t)size) < 0) {
+        if (errno != EINTR)
+            return ms_os_error(errno);
+    }
+    return 0;
+}
+
+int ms_object_commit(const struct os_object *o, uint64_t offset, uint64_t len)
+{
+    struct stat st;
+    int r = ms_object_check(o, &st);
+    if (r < 0 || len == 0)
+        return r;
+    if (len > UINT64_MAX - offset)
+        return -EFBIG;
+    r = ms_file_limit(offset + len);
+    if (r < 0)
+        return r;
+    int e;
+    do
+        e = posix_fallocate(o->fd, (off_t)offset, (off_t)len);
+    while (e == EINTR);
+    return e ? ms_os_error(e) : 0;
+}
+
+/* Up to IOV_BATCH vectors of v from byte `skip` of the first on. */
+static int next_batch(const struct os_iov *v, size_t n, size_t skip, struct iovec *batch)
+{
+    size_t count = n < IOV_BATCH ? n : IOV_BATCH;
+    for (size_t i = 0; i < count; i++)
+        batch[i] = (struct iovec){v[i].base, v[i].len};
+    if (skip > 0) {
+        batch[0].iov_base = (char *)batch[0].iov_base + skip;
+        batch[0].iov_len -= skip;
+    }
+    return (int)count;
+}
+
+/* Moves *v, *n, *skip on by `done` bytes. */
+static void advance(const struct os_iov **v, size_t *n, size_t *skip, size_t done)
+{
+    done += *skip;
+    while (*n > 0 && done >= (*v)->len) {
+        done -= (*v)->len;
+        ++*v;
+        --*n;
+    }
+    *skip = done;
+}
+
+static uint64_t total_length(const struct os_iov *v, size_t n)
+{
+    uint64_t len = 0;
+    for (size_t i = 0; i < n; i++)
+        len += v[i].len;
+    return len;
+}
+
+int ms_object_write(const struct os_object *o, const struct os_iov *v, size_t n, uint64_t offset)
+{
+    struct stat st;
+    int r = ms_object_check(o, &st);
+    if (r < 0)
+        return r;
+    uint64_t len = total_length(v, n);
+    r = len > UINT64_MAX - offset ? -EFBIG : ms_file_limit(offset + len);
+    if (r < 0)
+        return r;
+    struct iovec batch[IOV_BATCH];
+    size_t skip = 0;
+    advance(&v, &n, &skip, 0);
+    while (n > 0) {
+        int count = next_batch(v, n, skip, batch);
+        ssize_t done = pwritev(o->fd, batch, count, (off_t)offset);
+        if (done < 0 && errno == EINTR)
+            continue;
+        if (done <= 0)
+            return done < 0 ? ms_os_error(errno) : -EIO;
+        offset += (uint64_t)done;
+        advance(&v, &n, &skip, (size_t)done);
+    }
+    return 0;
+}
+
+static void fill_with_zeros(const struct os_iov *v, size_t n, size_t skip)
+{
+    for (; n > 0; v++, n--, skip = 0)
+        memset((char *)v->base + skip, 0, v->len - skip);
+}
+
+int ms_object_read(const struct os_object *o, const struct os_iov *v, size_t n, uint64_t offset)
+{
+    struct stat st;
+    int r = ms_object_check(o, &st);
+    if (r < 0)
+        return r;
+    struct iovec batch[IOV_BATCH];
+    size_t skip = 0;
+    advance(&v, &n, &skip, 0);
+    while (n > 0) {
+        int count = next_batch(v, n, skip, batch);
+        ssize_t done = preadv(o->fd, batch, count, (off_t)offset);
+        if (done < 0 && errno == EINTR)
+            continue;
+        if (done < 0)
+            return ms_os_error(errno);
+        if (done == 0) {
+            fill_with_zeros(v, n, skip);
+            return 0;
+        }
+        offset += (uint64_t)done;
+        advance(&v, &n, &skip, (size_t)done);
+    }
+    return 0;
+}
+
+void ms_object_close(struct os_object *o)
+{
+    int saved = errno;
+    struct stat st;
+    if (ms_object_check(o, &st) == 0)
+        close(o->fd);
+    o->fd = -1;
+    errno = saved;
+}
+
+int ms_seek_data(int fd, uint64_t offset, uint64_t limit, uint64_t *start, uint64_t *end)
+{
+    if (offset >= limit)
+        return 0;
+    off_t data = (off_t)offset, hole = (off_t)limit;
+#ifdef SEEK_DATA
+    data = lseek(fd, (off_t)offset, SEEK_DATA);
+    if (data < 0 && errno == ENXIO)
+        return 0;
+    if (data < 0)
+        data = (off_t)offset;   /* the file system cannot tell: everything is data */
+    else
+        hole = lseek(fd, data, SEEK_HOLE);
+    if ((uint64_t)data >= limit)
+        return 0;
+    if (hole <= data || (uint64_t)hole > limit)
+        hole = (off_t)limit;
+#endif
+    *start = (uint64_t)data;
+    *end = (uint64_t)hole;
+    return 1;
+}
+
+/* ---- the user's files ------------------------------------------------------------------------- */
+
+static int check_type(const struct stat *st)
+{
+    if (S_ISDIR(st->st_mode))
+        return -EISDIR;
+    return S_ISREG(st->st_mode) ? 0 : -EINVAL;
+}
+
+/* Files of /proc and the like are regular, say they are empty, and yield bytes when read: no image can be made of
+ * them. */
+static int check_size(int fd, const struct stat *st)
+{
+    if (st->st_size > 0)
+        return 0;
+    char byte;
+    ssize_t n;
+    do
+        n = pread(fd, &byte, 1, 0);
+    while (n < 0 && errno == EINTR);
+    return n == 0 ? 0 : -EINVAL;
+}
+
+/* "memfd" for one that somebody else made. tmpfs files have seals too, but are born with F_SEAL_SEAL and, as a rule,
+ * a name. */
+static const char *kind_of(int fd, const struct stat *st)
+{
+#ifdef F_GET_SEALS
+    int seals = fcntl(fd, F_GET_SEALS);
+    if (seals >= 0 && seals != F_SEAL_SEAL && st->st_nlink == 0)
+        return "memfd";
+#else
+    (void)fd;
+    (void)st;
+#endif
+    return "file";
+}
+
+/* Takes over fd. */
+static int adopt_file(int fd, struct os_object *o, uint64_t *size)
+{
+    struct os_object made;
+    int r = ms_object_adopt(fd, "file", &made);
+    if (r < 0)
+        return r;
+    struct stat st;
+    r = ms_object_check(&made, &st);
+    if (r == 0)
+        r = check_type(&st);
+    if (r == 0)
+        r = check_size(made.fd, &st);
+    if (r < 0) {
+        ms_object_close(&made);
+        return r;
+    }
+    made.kind = kind_of(made.fd, &st);
+    *o = made;
+    *size = (uint64_t)st.st_size;
+    return 0;
+}
+
+int ms_file_open(const char *path, bool writable, struct os_object *o, uint64_t *size)
+{
+    /* Looked at before it is opened, because opening a device may do something. */
+    struct stat st;
+    if (stat(path, &st) < 0)
+        return ms_os_error(errno);
+    int r = check_type(&st);
+    if (r < 0)
+        return r;
+    /* O_NONBLOCK: should it have become a FIFO in between. */
+    int flags = (writable ? O_RDWR : O_RDONLY) | O_CLOEXEC | O_NONBLOCK | O_NOCTTY;
+    int fd;
+    do
+        fd = open(path, flags);
+    while (fd < 0 && errno == EINTR);
+    if (fd < 0)
+        return errno == EAGAIN ? -EACCES : ms_os_error(errno);  /* EAGAIN: another process has a lease on it */
+    return adopt_file(fd, o, size);
+}
+
+int ms_file_dup(int fd, bool writable, struct os_object *o, uint64_t *size)
+{
+    int flags = fcntl(fd, F_GETFL);
+    if (flags < 0)
+        return -EBADF;
+#ifdef O_PATH
+    if (flags & O_PATH)
+        return -EBADF;
+#endif
+    struct stat st;
+    if (fstat(fd, &st) < 0)
+        return -EBADF;
+    int r = check_type(&st);
+    if (r < 0)
+        return r;
+    int access = flags & O_ACCMODE;
+    if (access == O_WRONLY || (writable && access != O_RDWR))
+        return -EACCES;
+    int copy = fcntl(fd, F_DUPFD_CLOEXEC, 3);
+    if (copy < 0)
+        return errno == EINVAL ? -EMFILE : ms_os_error(errno);
+    return adopt_file(copy, o, size);
+}
+
+int ms_file_size(const struct os_object *o, uint64_t *size)
+{
+    struct stat st;
+    int r = ms_object_check(o, &st);
+    if (r == 0)
+        *size = (uint64_t)st.st_size;
+    return r;
+}
+
+int ms_flush(void *addr, size_t len, const struct os_object *o)
+{
+    struct stat st;
+    int r = ms_object_check(o, &st);
+    if (r < 0)
+        return r;
+    if (len > 0 && msync(addr, len, MS_SYNC) < 0)
+        return ms_os_error(errno);
+    while (fsync(o->fd) < 0) {
+        if (errno != EINTR)
+            return ms_os_error(errno);
+    }
+    return 0;
+}
+
+/* ---- copying ---------------------------------------------------------------------------------- */
+
+struct copy {
+    const struct os *os;
+    const struct os_object *src, *dst;
+    uint64_t from, to;          /* where the copy starts in src and in dst; positions below are relative to these */
+    char *buffer;
+};
+
+static ssize_t read_some(const struct os_object *o, void *buffer, size_t len, uint64_t offset)
+{
+    ssize_t n;
+    do
+        n = pread(o->fd, buffer, len, (off_t)offset);
+    while (n < 0 && errno == EINTR);
+    return n;
+}
+
+static int copy_data(struct copy *c, uint64_t start, uint64_t end)
+{
+    while (start < end) {
+        size_t want = end - start < COPY_BUFFER ? (size_t)(end - start) : COPY_BUFFER;
+        ssize_t n = read_some(c->src, c->buffer, want, c->from + start);
+        if (n <= 0)
+            return n < 0 ? ms_os_error(errno) : -EIO;
+        struct os_iov v = {c->buffer, (size_t)n};
+        int r = c->os->object_write(c->dst, &v, 1, c->to + start);
+        if (r < 0)
+            return r;
+        start += (uint64_t)n;
+    }
+    return 0;
+}
+
+static int write_zeros(struct copy *c, uint64_t start, uint64_t end)
+{
+    memset(c->buffer, 0, COPY_BUFFER);
+    while (start < end) {
+        size_t n = end - start < COPY_BUFFER ? (size_t)(end - start) : COPY_BUFFER;
+        struct os_iov v = {c->buffer, n};
+        int r = c->os->object_write(c->dst, &v, 1, c->to + start);
+        if (r < 0)
+            return r;
+        start += n;
+    }
+    return 0;
+}
+
+/* What dst held there before must not show. */
+static int copy_hole(struct copy *c, uint64_t start, uint64_t end)
+{
+    struct stat st;
+    int r = ms_object_check(c->dst, &st);
+    if (r < 0)
+        return r;
+    uint64_t size = (uint64_t)st.st_size;
+    if (size < c->to + end) {
+        r = c->os->object_grow(c->dst, c->to + end);
+        if (r < 0)
+            return r;
+        if (size <= c->to + start)
+            return 0;
+    }
+    if (c->os->object_punch(c->dst, c->to + start, end - start) == 0)
+        return 0;
+    /* Not even a hole there may be the common case, which costs nothing but the question. */
+    uint64_t data, hole;
+    while (start < end && c->os->object_data(c->dst, c->to + start, c->to + end, &data, &hole) == 1) {
+        r = write_zeros(c, data - c->to, hole - c->to);
+        if (r < 0)
+            return r;
+        start = hole - c->to;
+    }
+    return 0;
+}
+
+/* The next stretch of src that is to be copied; an empty one at len if there is none. */
+static int next_data(struct copy *c, uint64_t at, uint64_t len, uint64_t *start, uint64_t *end)
+{
+    int r = c->os->object_data(c->src, c->from + at, c->from + len, start, end);
+    if (r < 0)
+        return r;
+    *start = r == 0 ? len : *start - c->from;
+    *end = r == 0 ? len : *end - c->from;
+    return 0;
+}
+
+static int copy_all(struct copy *c, uint64_t len)
+{
+    uint64_t at = 0;
+    while (at < len) {
+        uint64_t start, end;
+        int r = next_data(c, at, len, &start, &end);
+        if (r < 0)
+            return r;
+        if (start > at)
+            r = copy_hole(c, at, start);
+        if (r >= 0)
+            r = copy_data(c, start, end);
+        if (r < 0)
+            return r;
+        at = end;
+    }
+    return 0;
+}
+
+int ms_file_copy(const struct os *os, const struct os_object *src, uint64_t from, const struct os_object *dst,
+                 uint64_t to, uint64_t len)
+{
+    uint64_t size = 0;
+    int r = ms_file_size(src, &size);
+    if (r < 0 || len == 0)
+        return r;
+    struct copy c = {.os = os, .src = src, .dst = dst, .from = from, .to = to, .buffer = malloc(COPY_BUFFER)};
+    if (!c.buffer)
+        return -ENOMEM;
+    r = copy_all(&c, len);
+    ms_free(c.buffer);
+    /* A file that ended early looks like a hole at its end. */
+    if (r == 0 && (ms_file_size(src, &size) < 0 || size < from + len))
+        return -EIO;
+    return r;
+}

@@ -1,0 +1,89 @@
+/* What the files of lib/os share with each other and show to nobody else.
+ *
+ *   posix.c    the os_posix table, and what it shares with os_linux: errors, memory, address space
+ *   files.c    files as objects, for both tables
+ *   saving.c   files that appear whole, sealed objects, for both tables
+ *   linux.c    the os_linux table: what Linux does better
+ *   pagemap.c  Linux: which pages may be private
+ *   gate.c     Linux: stopping the writers of a range
+ *   lock.c     mutexes and the fork gate */
+#ifndef MS_OS_INTERNAL_H
+#define MS_OS_INTERNAL_H
+
+#include "os/os.h"
+
+#include <sys/stat.h>
+
+/* ---- posix.c ---------------------------------------------------------------------------------- */
+
+/* An errno value as a negative one of the closed set; what has no place there is -EIO. */
+int ms_os_error(int e);
+/* The same for a call that changes mappings and has just failed: tells too many mappings (-EMLINK) from too little
+ * memory. */
+int ms_map_error(void);
+
+size_t ms_page_size(void);
+void *ms_alloc(size_t size);
+void *ms_realloc(void *p, size_t size);
+void ms_free(void *p);
+
+int ms_reserve(void *at, void *hint, size_t len, size_t align, void **out);
+int ms_map_new(const struct os_object *o, uint64_t offset, size_t len, size_t align, void *hint, enum os_share how,
+               void **out);
+int ms_map_over(const struct os_object *o, uint64_t offset, void *addr, size_t len, enum os_share how);
+void ms_unmap(void *addr, size_t len);
+int ms_protect(void *addr, size_t len, int access);
+int ms_touch(void *addr, size_t len);       /* populate by reading a byte of each page */
+
+/* ---- files.c ---------------------------------------------------------------------------------- */
+
+/* fd, or if it is one of the standard three, a duplicate above them in its place. -1 (and errno) stays -1. */
+int ms_above_standard(int fd);
+/* Takes over fd: moves it above 2 and notes its identity. On failure fd is closed. */
+int ms_object_adopt(int fd, const char *kind, struct os_object *o);
+/* -EBADF unless the descriptor still is the object's; *st is its state now. */
+int ms_object_check(const struct os_object *o, struct stat *st);
+/* -EFBIG if a file may not reach up to `end`: asking first is what keeps SIGXFSZ away. */
+int ms_file_limit(uint64_t end);
+int ms_temporary_create(struct os_object *o);
+int ms_object_grow(const struct os_object *o, uint64_t size);
+int ms_object_commit(const struct os_object *o, uint64_t offset, uint64_t len);
+int ms_object_write(const struct os_object *o, const struct os_iov *v, size_t n, uint64_t offset);
+int ms_object_read(const struct os_object *o, const struct os_iov *v, size_t n, uint64_t offset);
+void ms_object_close(struct os_object *o);
+
+/* The next data of an open file in [offset, limit); moves the descriptor's file offset. */
+int ms_seek_data(int fd, uint64_t offset, uint64_t limit, uint64_t *start, uint64_t *end);
+
+int ms_file_open(const char *path, bool writable, struct os_object *o, uint64_t *size);
+int ms_file_dup(int fd, bool writable, struct os_object *o, uint64_t *size);
+int ms_file_size(const struct os_object *o, uint64_t *size);
+int ms_flush(void *addr, size_t len, const struct os_object *o);
+/* file_copy over a table's own way of finding holes and of making them. */
+int ms_file_copy(const struct os *os, const struct os_object *src, uint64_t from, const struct os_object *dst,
+                 uint64_t to, uint64_t len);
+
+/* ---- saving.c --------------------------------------------------------------------------------- */
+
+int ms_save_open(const char *path, bool exclusive, struct os_saving *s);
+int ms_save_commit(struct os_saving *s, uint64_t size, bool sync);
+void ms_save_abandon(struct os_saving *s);
+int ms_file_clone(const struct os_object *src, uint64_t from, const struct os_object *dst, uint64_t to, uint64_t len);
+int ms_export_create(struct os_object *o);
+int ms_object_seal(const struct os_object *o, void *window, size_t len);
+int ms_object_share(const struct os_object *o, uint64_t size, int *fd);
+
+/* ---- Linux ------------------------------------------------------------------------------------ */
+
+#ifdef __linux__
+int ms_linux_create(struct os_object *o);
+int ms_candidates(enum os_source source, uintptr_t *cursor, uintptr_t end, struct os_range *v, size_t max);
+size_t ms_huge_bytes(const void *addr, size_t len);
+/* candidates by PAGEMAP_SCAN without the self-test; swapped: count swapped pages (and a gate's markers) in. */
+int ms_pagemap_scan(uintptr_t *cursor, uintptr_t end, bool swapped, struct os_range *v, size_t max);
+int ms_gate_close(void *addr, size_t len, struct os_gate *g);
+int ms_gate_candidates(const struct os_gate *g, uintptr_t *cursor, uintptr_t end, struct os_range *v, size_t max);
+void ms_gate_open(struct os_gate *g);
+#endif
+
+#endif

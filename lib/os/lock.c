@@ -1,0 +1,114 @@
+/* Mutexes, and the gate that keeps fork(2) out while a thread is inside the library.
+ *
+ * The gate is a reader-writer lock: callers are readers, fork is the writer and is preferred, so that a busy server
+ * can still fork. In the child the lock is made anew, because readers that queued in the parent count as holders
+ * there for ever. */
+#include "config.h"
+
+#include "os/os.h"
+
+#include <pthread.h>
+#include <stdatomic.h>
+
+_Static_assert(sizeof(pthread_mutex_t) <= sizeof(struct ms_lock), "struct ms_lock is too small for a mutex");
+_Static_assert(_Alignof(pthread_mutex_t) <= _Alignof(struct ms_lock), "struct ms_lock is not aligned for a mutex");
+
+static pthread_mutex_t *mutex_of(struct ms_lock *l)
+{
+    return (pthread_mutex_t *)(void *)l->u.bytes;
+}
+
+void ms_lock_init(struct ms_lock *l)
+{
+    pthread_mutex_init(mutex_of(l), NULL);
+}
+
+void ms_lock_destroy(struct ms_lock *l)
+{
+    pthread_mutex_destroy(mutex_of(l));
+}
+
+void ms_lock(struct ms_lock *l)
+{
+    pthread_mutex_lock(mutex_of(l));
+}
+
+void ms_unlock(struct ms_lock *l)
+{
+    pthread_mutex_unlock(mutex_of(l));
+}
+
+/* ---- the fork gate ---------------------------------------------------------------------------- */
+
+static pthread_rwlock_t gate;
+/* Changed only while the gate is held for writing, or in a child that has one thread. */
+static atomic_size_t processes, forks;
+
+static void init_gate(void)
+{
+    pthread_rwlockattr_t attributes;
+    pthread_rwlockattr_init(&attributes);
+#ifdef __GLIBC__
+    pthread_rwlockattr_setkind_np(&attributes, PTHREAD_RWLOCK_PREFER_WRITER_NONRECURSIVE_NP);
+#endif
+    pthread_rwlock_init(&gate, &attributes);
+    pthread_rwlockattr_destroy(&attributes);
+}
+
+static void before_fork(void)
+{
+    pthread_rwlock_wrlock(&gate);
+}
+
+static void count(atomic_size_t *n)
+{
+    atomic_fetch_add_explicit(n, 1, memory_order_relaxed);
+}
+
+static void in_parent(void)
+{
+    count(&forks);
+    pthread_rwlock_unlock(&gate);
+}
+
+static void in_child(void)
+{
+    count(&processes);
+    count(&forks);
+    pthread_rwlock_unlock(&gate);
+    pthread_rwlock_destroy(&gate);
+    init_gate();
+}
+
+/* Before main or when the library is loaded: no thread can be inside yet, and no checker has anything to report. */
+__attribute__((constructor)) static void watch_forks(void)
+{
+    init_gate();
+    pthread_atfork(before_fork, in_parent, in_child);
+}
+
+/* Reading, writing and opening files are cancellation points: a thread cancelled in one would leave locks held. */
+static _Thread_local int cancel_state;
+
+void ms_enter(void)
+{
+    pthread_setcancelstate(PTHREAD_CANCEL_DISABLE, &cancel_state);
+    pthread_rwlock_rdlock(&gate);
+}
+
+void ms_leave(void)
+{
+    int ours;
+    pthread_rwlock_unlock(&gate);
+    pthread_setcancelstate(cancel_state, &ours);
+}
+
+size_t ms_process(void)
+{
+    return atomic_load_explicit(&processes, memory_order_relaxed);
+}
+
+size_t ms_forks(void)
+{
+    return atomic_load_explicit(&forks, memory_order_relaxed);
+}

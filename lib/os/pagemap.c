@@ -1,0 +1,301 @@
+/* Which pages of a range may be private: by the PAGEMAP_SCAN call, and by reading the pagemap file.
+ *
+ * A page that may be private is present or swapped out, and not the object's (FILE). The zero page is one of them:
+ * when the kernel splits a huge page (under memory pressure, or for MADV_COLD) it puts the zero page in the place of
+ * parts that the user has zeroed, which are changes like any other. A source that answers is not believed before it
+ * has answered right for sixteen pages that are known: emulators pass on what the kernel says of another address.
+ * Verdicts are kept per process for good.
+ *
+ * The descriptor of /proc/self/pagemap describes the process that opened it, so a forked child opens its own; and it
+ * may be closed behind our back, so it is opened again when it turns out not to be a pagemap. Such a number is
+ * nobody's of ours to close. */
+#include "config.h"
+
+#include "os/internal.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <pthread.h>
+#include <stdatomic.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include <linux/fs.h>
+#include <linux/types.h>
+
+#ifndef PAGEMAP_SCAN            /* Linux 6.7 */
+struct page_region {
+    __u64 start, end, categories;
+};
+struct pm_scan_arg {
+    __u64 size, flags, start, end, walk_end, vec, vec_len, max_pages;
+    __u64 category_inverted, category_mask, category_anyof_mask, return_mask;
+};
+# define PAGEMAP_SCAN _IOWR('f', 16, struct pm_scan_arg)
+# define PAGE_IS_FILE (1 << 2)
+# define PAGE_IS_PRESENT (1 << 3)
+# define PAGE_IS_SWAPPED (1 << 4)
+# define PAGE_IS_HUGE (1 << 6)
+#endif
+
+/* The kernel works in blocks of 512 regions and reports some twice when more are asked for. The first call asks for
+ * fewer: room that is not needed costs more than the call itself. */
+enum { FIRST_REGIONS = 64, REGIONS = 512, ENTRIES = 512 };
+
+static const uint64_t ENTRY_PRESENT = UINT64_C(1) << 63, ENTRY_SWAPPED = UINT64_C(1) << 62;
+static const uint64_t ENTRY_FILE = UINT64_C(1) << 61;
+
+/* ---- the descriptor --------------------------------------------------------------------------- */
+
+static struct {
+    pthread_mutex_t lock;
+    struct os_object file;
+    size_t process;             /* ms_process() when opened */
+} pagemap = {.lock = PTHREAD_MUTEX_INITIALIZER, .file = {.fd = -1}};
+
+static int open_pagemap(void)
+{
+    int fd = open("/proc/self/pagemap", O_RDONLY | O_CLOEXEC);
+    if (fd < 0)
+        return ms_os_error(errno);
+    return ms_object_adopt(fd, "file", &pagemap.file);
+}
+
+/* The descriptor, or -ENOTSUP. verify: make sure that the number still means it. One that does is closed in a forked
+ * child only, where no other thread can be using it. */
+static int get_pagemap(bool verify)
+{
+    pthread_mutex_lock(&pagemap.lock);
+    struct stat st;
+    int r = 0;
+    bool inherited = pagemap.process != ms_process();
+    if (inherited || (verify && ms_object_check(&pagemap.file, &st) < 0))
+        ms_object_close(&pagemap.file);
+    if (pagemap.file.fd < 0)
+        r = open_pagemap();
+    pagemap.process = ms_process();
+    int fd = r < 0 ? -ENOTSUP : pagemap.file.fd;
+    pthread_mutex_unlock(&pagemap.lock);
+    return fd;
+}
+
+/* ---- collecting runs -------------------------------------------------------------------------- */
+
+/* Adds [start, end) to the n runs of v; false if it fits neither in the last nor behind it. */
+static bool add_run(struct os_range *v, size_t max, size_t *n, uintptr_t start, uintptr_t end)
+{
+    if (*n > 0 && v[*n - 1].end == start) {
+        v[*n - 1].end = end;
+        return true;
+    }
+    if (*n == max)
+        return false;
+    v[(*n)++] = (struct os_range){start, end};
+    return true;
+}
+
+/* ---- PAGEMAP_SCAN ----------------------------------------------------------------------------- */
+
+/* Number of regions or -ENOTSUP. No look at the descriptor beforehand: nothing but a pagemap knows the call. */
+static int scan_call(struct pm_scan_arg *arg)
+{
+    int fd = get_pagemap(false), n = -1;
+    for (int attempt = 0; fd >= 0 && attempt < 2; attempt++) {
+        do
+            n = ioctl(fd, PAGEMAP_SCAN, arg);
+        while (n < 0 && errno == EINTR);
+        if (n >= 0)
+            return n;
+        if (errno == ENOMEM)
+            return -ENOMEM;
+        if (errno != ENOTTY && errno != EBADF)
+            return -ENOTSUP;
+        fd = get_pagemap(true);
+    }
+    return -ENOTSUP;
+}
+
+int ms_pagemap_scan(uintptr_t *cursor, uintptr_t end, bool swapped, struct os_range *v, size_t max)
+{
+    struct page_region regions[REGIONS];
+    size_t n = 0, ask = FIRST_REGIONS;
+    uintptr_t at = *cursor;
+    for (; at < end && n < max; ask = REGIONS) {
+        ask = max - n < ask ? max - n : ask;
+        memset(regions, 0, ask * sizeof regions[0]);    /* valgrind does not know that the kernel fills it in */
+        struct pm_scan_arg arg = {
+            .size = sizeof arg,
+            .start = at,
+            .end = end,
+            .vec = (uintptr_t)regions,
+            .vec_len = ask,
+            .category_inverted = PAGE_IS_FILE,
+            .category_mask = PAGE_IS_FILE,
+            .category_anyof_mask = swapped ? PAGE_IS_PRESENT | PAGE_IS_SWAPPED : PAGE_IS_PRESENT,
+            .return_mask = PAGE_IS_FILE,    /* the same for all, so that present and swapped pages make one run */
+        };
+        int count = scan_call(&arg);
+        if (count < 0)
+            return count;
+        for (int i = 0; i < count; i++)
+            add_run(v, max, &n, (uintptr_t)regions[i].start, (uintptr_t)regions[i].end);
+        if (arg.walk_end <= at)
+            return -ENOTSUP;
+        at = (uintptr_t)arg.walk_end;
+    }
+    *cursor = at;
+    return (int)n;
+}
+
+size_t ms_huge_bytes(const void *addr, size_t len)
+{
+    struct page_region regions[REGIONS];
+    memset(regions, 0, sizeof regions);
+    uintptr_t at = (uintptr_t)addr, end = at + len;
+    size_t bytes = 0;
+    while (at < end) {
+        struct pm_scan_arg arg = {
+            .size = sizeof arg,
+            .start = at,
+            .end = end,
+            .vec = (uintptr_t)regions,
+            .vec_len = REGIONS,
+            .category_mask = PAGE_IS_HUGE,
+            .return_mask = PAGE_IS_HUGE,
+        };
+        int count = scan_call(&arg);
+        if (count < 0 || arg.walk_end <= at)
+            return 0;
+        for (int i = 0; i < count; i++)
+            bytes += (size_t)(regions[i].end - regions[i].start);
+        at = (uintptr_t)arg.walk_end;
+    }
+    return bytes;
+}
+
+/* ---- the pagemap file ------------------------------------------------------------------------- */
+
+/* Reads the entries of `pages` pages from addr on: how many, or -ENOTSUP. */
+static int read_entries(int fd, uintptr_t addr, size_t pages, uint64_t *entries)
+{
+    uint64_t offset = (uint64_t)(addr / ms_page_size()) * sizeof *entries;
+    ssize_t n;
+    do
+        n = pread(fd, entries, pages * sizeof *entries, (off_t)offset);
+    while (n < 0 && errno == EINTR);
+    return n < (ssize_t)sizeof *entries ? -ENOTSUP : (int)((size_t)n / sizeof *entries);
+}
+
+static bool is_private(uint64_t entry)
+{
+    return (entry & (ENTRY_PRESENT | ENTRY_SWAPPED)) && !(entry & ENTRY_FILE);
+}
+
+static int read_pagemap(uintptr_t *cursor, uintptr_t end, struct os_range *v, size_t max)
+{
+    int fd = get_pagemap(true);     /* a read from something else would succeed */
+    if (fd < 0)
+        return fd;
+    uint64_t entries[ENTRIES];
+    size_t n = 0, page = ms_page_size();
+    uintptr_t at = *cursor;
+    while (at < end) {
+        size_t pages = (end - at) / page < ENTRIES ? (end - at) / page : ENTRIES;
+        int count = read_entries(fd, at, pages, entries);
+        if (count < 0)
+            return count;
+        for (int i = 0; i < count; i++, at += page) {
+            if (is_private(entries[i]) && !add_run(v, max, &n, at, at + page))
+                goto full;
+        }
+    }
+full:
+    *cursor = at;
+    return (int)n;
+}
+
+/* ---- trust ------------------------------------------------------------------------------------ */
+
+static int ask(enum os_source source, uintptr_t *cursor, uintptr_t end, struct os_range *v, size_t max)
+{
+    return source == OS_SOURCE_SCAN ? ms_pagemap_scan(cursor, end, true, v, max) : read_pagemap(cursor, end, v, max);
+}
+
+enum { TEST_PAGES = 16, TEST_PATTERN = 0xA72D };
+
+/* Which of the test pages the source calls private, or an error. */
+static int asked_pattern(enum os_source source, const char *base)
+{
+    struct os_range v[TEST_PAGES];
+    size_t page = ms_page_size();
+    uintptr_t start = (uintptr_t)base, end = start + TEST_PAGES * page, cursor = start;
+    int n = ask(source, &cursor, end, v, TEST_PAGES);
+    if (n < 0)
+        return n;
+    int pattern = 0;
+    for (int i = 0; i < n; i++) {
+        for (uintptr_t at = v[i].start; at < v[i].end; at += page) {
+            if (at >= start && at < end)
+                pattern |= 1 << ((at - start) / page);
+        }
+    }
+    return cursor == end ? pattern : -ENOTSUP;
+}
+
+/* Writes the pages of the pattern, reads every other one of the rest. */
+static void touch_pattern(char *base)
+{
+    size_t page = ms_page_size();
+    for (size_t i = 0; i < TEST_PAGES; i++) {
+        volatile char *p = base + i * page;
+        if (TEST_PATTERN >> i & 1)
+            *p = 1;
+        else if (i % 2)
+            (void)*p;
+    }
+}
+
+enum verdict { UNKNOWN, HONEST, USELESS };
+
+static enum verdict test_source(enum os_source source)
+{
+    struct os_object o;
+    size_t len = TEST_PAGES * ms_page_size();
+    if (ms_linux_create(&o) < 0)
+        return UNKNOWN;
+    enum verdict verdict = UNKNOWN;
+    void *base;
+    if (ms_object_grow(&o, len) == 0 && ms_map_new(&o, 0, len, ms_page_size(), NULL, OS_PRIVATE, &base) == 0) {
+        touch_pattern(base);
+        int answer = asked_pattern(source, base);
+        if (answer != -ENOMEM)
+            verdict = answer == TEST_PATTERN ? HONEST : USELESS;
+        ms_unmap(base, len);
+    }
+    ms_object_close(&o);
+    return verdict;
+}
+
+/* A test that could not be made is made anew the next time. No pagemap to ask is no verdict: it may come (a process
+ * can be made dumpable again). */
+static bool is_honest(enum os_source source)
+{
+    static atomic_int verdicts[OS_SOURCES];
+    int known = atomic_load_explicit(&verdicts[source], memory_order_relaxed);
+    if (known == UNKNOWN && get_pagemap(false) >= 0) {
+        known = (int)test_source(source);
+        /* An exchange, not a plain store, is what the race detectors understand. */
+        int expected = UNKNOWN;
+        atomic_compare_exchange_strong(&verdicts[source], &expected, known);
+    }
+    return known == HONEST;
+}
+
+int ms_candidates(enum os_source source, uintptr_t *cursor, uintptr_t end, struct os_range *v, size_t max)
+{
+    if (source != OS_SOURCE_SCAN && source != OS_SOURCE_PAGEMAP)
+        return -ENOTSUP;
+    return is_honest(source) ? ask(source, cursor, end, v, max) : -ENOTSUP;
+}

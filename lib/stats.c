@@ -1,0 +1,127 @@
+/* What it costs: statistics of snapshots and views. */
+#include "config.h"
+
+#include <errno.h>
+#include <string.h>
+
+#include "checked.h"
+#include "dirty.h"
+#include "restore.h"
+#include "snapshot.h"
+#include "store.h"
+#include "view.h"
+
+/* The caller's struct may be older or newer than ours: both see what both know, and `size` stays the caller's. */
+static void hand_out(void *to, size_t room, const void *from, size_t known)
+{
+    size_t n = ms_min(room, known);
+    if (n > sizeof(size_t))
+        memcpy((char *)to + sizeof(size_t), (const char *)from + sizeof(size_t), n - sizeof(size_t));
+}
+
+static size_t huge_bytes(const struct image *i)
+{
+    size_t ps = ms_os->page_size(), pages = ms_image_pages(i), n = 0;
+    struct run r;
+    for (size_t at = 0; at < pages; at = r.first + r.pages) {
+        ms_image_run(i, at, pages, &r);
+        if (r.chunk && r.chunk->window && r.chunk->store->kind != STORE_HEAP)
+            n += ms_os->huge_bytes(r.chunk->window + r.chunk_page * ps, r.pages * ps);
+    }
+    return n;
+}
+
+static const char *backend(struct memsnap_snapshot *s)
+{
+    size_t pages = ms_image_pages(s->image);
+    struct run r;
+    if (s->writer.state == WRITER_FILE)
+        return s->writer.chunk->store->object.kind;
+    for (size_t at = 0; at < pages; at = r.first + r.pages) {
+        ms_image_run(s->image, at, pages, &r);
+        if (r.chunk)
+            return r.chunk->store->object.kind;
+    }
+    const char *kind = ms_pool_kind(s->pool);
+    return kind ? kind : "none";
+}
+
+static int snapshot_stats(struct memsnap_snapshot *s, struct memsnap_snapshot_stats *t)
+{
+    size_t ps = ms_os->page_size(), holders = s->writer.state == WRITER_DIRECT || s->writer.state == WRITER_SHADOW ? 1 : 0;
+    struct image_usage u;
+    /* The writer's mapping is the snapshot's own: its references to the image count as ours. */
+    if (holders)
+        holders = (size_t)(s->writer.mapping.base == s->image) + (size_t)(s->writer.mapping.mapped == s->image);
+    int e = ms_image_usage(s->image, holders + 1, &u);
+    if (e < 0)
+        return e;
+    t->extents = u.extents;
+    t->chunks = u.chunks;
+    t->stored_bytes = u.stored_pages * ps;
+    t->exclusive_bytes = u.exclusive_pages * ps;
+    t->huge_bytes = huge_bytes(s->image);
+    t->backend = backend(s);
+    ms_lock(&s->lot->lock);
+    t->parked_views = s->lot->n;
+    ms_unlock(&s->lot->lock);
+    return 0;
+}
+
+int memsnap_snapshot_stats(memsnap_snapshot *s, struct memsnap_snapshot_stats *stats)
+{
+    struct memsnap_snapshot_stats t = {0};
+    if (!s || !stats || stats->size < sizeof stats->size)
+        return -EINVAL;
+    ms_enter();
+    ms_lock(&s->lock);
+    int e = snapshot_stats(s, &t);
+    ms_unlock(&s->lock);
+    ms_leave();
+    if (e == 0)
+        hand_out(stats, stats->size, &t, sizeof t);
+    return e;
+}
+
+static size_t mapped_bytes(const struct mapping *m)
+{
+    size_t ps = ms_os->page_size(), n = 0;
+    struct run r;
+    for (size_t at = 0; at < m->pages; at = r.first + r.pages) {
+        ms_image_run(m->mapped, at, m->pages, &r);
+        if (r.chunk)
+            n += r.pages * ps;
+    }
+    return n;
+}
+
+static void view_stats(const struct mapping *m, struct memsnap_view_stats *t)
+{
+    t->mapped_bytes = mapped_bytes(m);
+    t->private_bytes = ms_private_pages(m) * ms_os->page_size();
+    t->mappings = m->mappings;
+    t->copied_pages = m->copied_pages;
+    t->restores = m->restores;
+    t->restored_pages = m->restored_pages;
+    t->remaps = m->remaps;
+    t->dirty_source = ms_scan_source(m);
+}
+
+int memsnap_view_stats(memsnap_view *v, struct memsnap_view_stats *stats)
+{
+    struct memsnap_view_stats t = {0};
+    if (!v || !stats || stats->size < sizeof stats->size)
+        return -EINVAL;
+    ms_enter();
+    int e = v->lease && v->process != ms_process() ? -EBADF : 0;
+    if (e == 0) {
+        struct ms_lock *lock = v->lease ? &v->lease->lock : &v->lock;
+        ms_lock(lock);
+        view_stats(v->lease ? &v->lease->writer.mapping : &v->mapping, &t);
+        ms_unlock(lock);
+    }
+    ms_leave();
+    if (e == 0)
+        hand_out(stats, stats->size, &t, sizeof t);
+    return e;
+}

@@ -1,0 +1,534 @@
+/* Stores, their segments, and the filling of chunks. */
+#include "config.h"
+
+#include "store.h"
+
+#include <errno.h>
+#include <string.h>
+
+#include "annotate.h"
+#include "checked.h"
+#include "memsnap.h"
+
+/* Segments for children: small at first, doubling, so that a family has few windows whatever it stores. */
+#define FIRST_SEGMENT ((uint64_t)1 << 20)
+#define LARGEST_SEGMENT ((uint64_t)64 << 20)
+
+int ms_store_new(enum store_kind kind, struct store **out)
+{
+    struct store *s = ms_os->alloc(sizeof *s);
+    if (!s)
+        return -ENOMEM;
+    ms_ref_init(&s->refs);
+    s->kind = kind;
+    s->process = ms_process();
+    s->forks = ms_forks();
+    s->object.fd = -1;
+    s->object.kind = "heap";
+    if (kind == STORE_ANON) {
+        int e = ms_os->object_create(&s->object);
+        if (e < 0) {
+            ms_os->free(s);
+            return e;
+        }
+    }
+    ms_lock_init(&s->lock);
+    *out = s;
+    return 0;
+}
+
+struct store *ms_store_ref(struct store *s)
+{
+    ms_ref_get(&s->refs);
+    return s;
+}
+
+static void segment_unref(struct segment *g)
+{
+    if (!g || !ms_ref_put(&g->refs))
+        return;
+    if (g->window)
+        ms_os->unmap(g->window, (size_t)g->len);
+    ms_os->free(g);
+}
+
+void ms_store_unref(struct store *s)
+{
+    if (!s || !ms_ref_put(&s->refs))
+        return;
+    for (size_t i = 0; i < s->free.n; i++)
+        segment_unref(s->free.v[i].segment);
+    ms_os->free(s->free.v);
+    segment_unref(s->current);
+    if (s->kind != STORE_HEAP)
+        ms_os->object_close(&s->object);
+    ms_lock_destroy(&s->lock);
+    ms_os->free(s);
+}
+
+static size_t window_alignment(uint64_t len)
+{
+    size_t huge = ms_os->huge_size();
+    return huge && len >= huge ? huge : ms_os->page_size();
+}
+
+/* Windows are a convenience: without one (too many mappings, no address space) bytes are read instead. */
+static void segment_map_window(struct segment *g, const struct os_object *o)
+{
+    void *p;
+    if (ms_os->map_new(o, g->offset, (size_t)g->len, window_alignment(g->len), NULL, OS_SHARED_READ, &p) == 0)
+        g->window = p;
+}
+
+static struct segment *segment_new(uint64_t offset, uint64_t len)
+{
+    struct segment *g = ms_os->alloc(sizeof *g);
+    if (!g)
+        return NULL;
+    ms_ref_init(&g->refs);
+    g->offset = offset;
+    g->len = len;
+    return g;
+}
+
+/* The first segment of a store fits its first chunk (the root's bytes); later ones double. */
+static uint64_t next_segment_length(const struct store *s, uint64_t bytes)
+{
+    size_t huge = ms_os->huge_size();
+    uint64_t len = bytes;
+    if (s->current) {
+        len = s->current->len < FIRST_SEGMENT ? FIRST_SEGMENT : s->current->len * 2;
+        if (len > LARGEST_SEGMENT)
+            len = LARGEST_SEGMENT;
+        if (len < bytes)
+            len = bytes;
+    }
+    return ms_round_up(len, huge && len >= huge ? huge : ms_os->page_size());
+}
+
+static int store_add_segment(struct store *s, uint64_t bytes, bool window)
+{
+    uint64_t len = next_segment_length(s, bytes);
+    size_t align = window_alignment(len);
+    uint64_t offset = ms_round_up(s->end, align);
+    struct segment *g = segment_new(offset, len);
+    if (!g)
+        return -ENOMEM;
+    if (window)
+        segment_map_window(g, &s->object);
+    segment_unref(s->current);
+    s->current = g;
+    s->end = offset + len;
+    s->used = 0;
+    return 0;
+}
+
+static struct chunk *chunk_new(struct store *s, size_t pages)
+{
+    struct chunk *c = ms_os->alloc(sizeof *c);
+    if (!c)
+        return NULL;
+    ms_ref_init(&c->refs);
+    c->pages = pages;
+    c->forks = ms_forks();
+    c->store = ms_store_ref(s);
+    return c;
+}
+
+static void chunk_forget(struct chunk *c)
+{
+    ms_store_unref(c->store);
+    ms_os->free(c);
+}
+
+/* Heap chunks up to this size come from the allocator; larger ones from the OS, so that freeing gives the memory back. */
+static bool heap_is_small(const struct chunk *c)
+{
+    return c->pages <= 16;
+}
+
+static int heap_allocate(struct chunk *c)
+{
+    size_t len = c->pages * ms_os->page_size();
+    void *p;
+    if (heap_is_small(c)) {
+        p = ms_os->alloc(len);
+        if (!p)
+            return -ENOMEM;
+    } else {
+        int e = ms_os->reserve(NULL, NULL, len, window_alignment(len), &p);
+        if (e < 0)
+            return e;
+        ms_os->advise(p, len, OS_HUGE);
+    }
+    c->window = p;
+    return 0;
+}
+
+static void heap_release(struct chunk *c)
+{
+    union {
+        const char *in;
+        void *out;
+    } p = {c->window};
+    if (heap_is_small(c))
+        ms_os->free(p.out);
+    else
+        ms_os->unmap(p.out, c->pages * ms_os->page_size());
+}
+
+/* The chunk lies at an offset of a segment, whose reference it takes over. */
+static void place(struct chunk *c, struct segment *g, uint64_t offset)
+{
+    c->segment = g;
+    c->offset = offset;
+    c->window = g->window ? g->window + (offset - g->offset) : NULL;
+}
+
+/* Writing a page that the object has already costs less than a new one and a hole punched for the old. */
+static bool reuse(struct store *s, struct chunk *c, uint64_t bytes)
+{
+    struct free_extent e;
+    bool emptied;
+    if (!ms_freelist_take(&s->free, bytes, &e, &emptied))
+        return false;
+    if (!emptied)
+        ms_ref_get(&e.segment->refs);
+    place(c, e.segment, e.offset);
+    return true;
+}
+
+static int anon_allocate(struct store *s, struct chunk *c, bool stale)
+{
+    uint64_t bytes = (uint64_t)c->pages * ms_os->page_size();
+    int e = 0;
+    ms_lock(&s->lock);
+    if (!stale || !reuse(s, c, bytes)) {
+        if (!s->current || s->current->len - s->used < bytes)
+            e = store_add_segment(s, bytes, true);
+        if (e == 0) {
+            ms_ref_get(&s->current->refs);
+            place(c, s->current, s->current->offset + s->used);
+            s->used += bytes;
+        }
+    }
+    ms_unlock(&s->lock);
+    return e;
+}
+
+int ms_store_allocate(struct store *s, size_t pages, bool stale, struct chunk **out)
+{
+    struct chunk *c = chunk_new(s, pages);
+    if (!c)
+        return -ENOMEM;
+    int e = s->kind == STORE_HEAP ? heap_allocate(c) : anon_allocate(s, c, stale);
+    if (e < 0) {
+        chunk_forget(c);
+        return e;
+    }
+    *out = c;
+    return 0;
+}
+
+int ms_store_of_file(const struct os_object *object, size_t pages, bool window, struct chunk **out)
+{
+    struct store *s;
+    int e = ms_store_new(STORE_FILE, &s);
+    if (e < 0)
+        return e;
+    struct chunk *c = chunk_new(s, pages);
+    e = c ? store_add_segment(s, (uint64_t)ms_max(pages, 1) * ms_os->page_size(), false) : -ENOMEM;
+    if (e == 0) {
+        s->object = *object;
+        if (window)
+            segment_map_window(s->current, object);
+        ms_ref_get(&s->current->refs);
+        c->segment = s->current;
+        c->window = c->segment->window;
+        *out = c;
+    } else if (c) {
+        chunk_forget(c);
+    }
+    ms_store_unref(s);
+    return e;
+}
+
+/* ---- chunks ---- */
+
+struct chunk *ms_chunk_ref(struct chunk *c)
+{
+    ms_ref_get(&c->refs);
+    return c;
+}
+
+void ms_chunk_ref_many(struct chunk *c, size_t n)
+{
+    ms_ref_add(&c->refs, n);
+}
+
+size_t ms_chunk_refs(const struct chunk *c)
+{
+    return ms_ref_count(&c->refs);
+}
+
+/* So much is kept to be used again; the rest goes back to the OS, where it can. */
+#define MOST_FREE_PAGES 256
+
+static bool keep_space(struct store *s, const struct free_extent *e)
+{
+    uint64_t most = ms_os->caps & OS_CAP_PUNCH ? MOST_FREE_PAGES * (uint64_t)ms_os->page_size() : UINT64_MAX;
+    bool kept, merged = false;
+    ms_lock(&s->lock);
+    kept = s->free.bytes + e->len <= most && ms_freelist_put(&s->free, e, &merged);
+    ms_unlock(&s->lock);
+    if (kept && merged)
+        segment_unref(e->segment);
+    return kept;
+}
+
+void ms_reclaim_flush(struct reclaim *r)
+{
+    if (!r->store)
+        return;
+    struct free_extent e = {r->offset, r->len, r->segment};
+    if (!keep_space(r->store, &e)) {
+        ms_os->object_punch(&r->store->object, r->offset, r->len);
+        segment_unref(r->segment);
+    }
+    ms_store_unref(r->store);
+    *r = (struct reclaim){0};
+}
+
+static void reclaim_add(struct reclaim *r, const struct chunk *c)
+{
+    uint64_t len = (uint64_t)c->pages * ms_os->page_size();
+    if (r->store == c->store && r->segment == c->segment && r->offset + r->len == c->offset) {
+        r->len += len;
+        return;
+    }
+    ms_reclaim_flush(r);
+    r->store = ms_store_ref(c->store);
+    ms_ref_get(&c->segment->refs);
+    r->segment = c->segment;
+    r->offset = c->offset;
+    r->len = len;
+}
+
+/* Another process may share pages that existed when it was forked, in either direction. */
+static bool chunk_is_ours_alone(const struct chunk *c)
+{
+    return c->store->kind == STORE_ANON && c->store->process == ms_process() && c->forks == ms_forks();
+}
+
+void ms_chunk_unref(struct chunk *c, struct reclaim *r)
+{
+    if (!c || !ms_ref_put(&c->refs))
+        return;
+    /* The last reference to the store gives everything back at once. */
+    if (chunk_is_ours_alone(c) && ms_ref_count(&c->store->refs) > 1)
+        reclaim_add(r, c);
+    if (c->store->kind == STORE_HEAP)
+        heap_release(c);
+    segment_unref(c->segment);
+    chunk_forget(c);
+}
+
+int ms_chunk_read(const struct chunk *c, uint64_t offset, void *buf, size_t len)
+{
+    if (c->window) {
+        memcpy(buf, c->window + offset, len);
+        return 0;
+    }
+    struct os_iov v = {buf, len};
+    return ms_os->object_read(&c->store->object, &v, 1, c->offset + offset);
+}
+
+const void *ms_chunk_peek(const struct chunk *c, size_t page, size_t pages, void *buf, int *error)
+{
+    size_t ps = ms_os->page_size();
+    if (c->window)
+        return c->window + page * ps;
+    int e = ms_chunk_read(c, (uint64_t)page * ps, buf, pages * ps);
+    if (e < 0) {
+        *error = e;
+        return NULL;
+    }
+    return buf;
+}
+
+/* ---- filling ---- */
+
+static int write_all(struct chunk *c, const void *data, size_t size, uint64_t at)
+{
+    union {
+        const void *in;
+        void *out;
+    } p = {data};
+    struct os_iov v = {p.out, size};
+    return size ? ms_os->object_write(&c->store->object, &v, 1, c->offset + at) : 0;
+}
+
+/* A writable window over the chunk's first len bytes, made of huge pages: touch one byte per huge page, collapse, then copy. 4 to 6
+ * times the rate of faulting small pages in. */
+static int open_huge_window(struct chunk *c, size_t len, char **window)
+{
+    size_t huge = ms_os->huge_size();
+    const struct os_object *o = &c->store->object;
+    if (!(ms_os->caps & OS_CAP_HUGE) || !c->window || !ms_aligned((size_t)c->offset, huge))
+        return -ENOTSUP;
+    char *w = c->segment->window + (c->offset - c->segment->offset);
+    int e = ms_os->object_grow(o, c->offset + len);
+    if (e == 0)
+        e = ms_os->map_over(o, c->offset, w, len, OS_SHARED_WRITE);
+    if (e < 0)
+        return e;
+    for (size_t i = 0; i < len; i += huge)
+        ((volatile char *)w)[i] = 0;
+    *window = w;
+    return ms_os->collapse(w, len);
+}
+
+/* It stays as the segment's window, readable only. */
+static void close_huge_window(struct chunk *c, size_t len)
+{
+    char *w = c->segment->window + (c->offset - c->segment->offset);
+    ms_os->protect(w, len, MEMSNAP_ACCESS_READ);
+}
+
+static int fill_huge(struct chunk *c, const void *data, const struct os_object *file, size_t len)
+{
+    char *w = NULL;
+    int e = open_huge_window(c, len, &w);
+    if (e == 0 && data)
+        memcpy(w, data, len);
+    else if (e == 0 && file)
+        e = ms_os->object_read(file, &(struct os_iov){w, len}, 1, 0);
+    if (w)
+        close_huge_window(c, len);
+    return e;
+}
+
+/* Fills as much as is worth huge pages; *done: how much. */
+static int try_huge(struct chunk *c, const void *data, const struct os_object *file, size_t size, unsigned flags, size_t *done)
+{
+    size_t huge = ms_os->huge_size(), whole = huge ? size & ~(huge - 1) : 0;
+    int e = -ENOTSUP;
+    *done = 0;
+    if (whole && !(flags & MEMSNAP_HUGE_NEVER))
+        e = fill_huge(c, data, file, whole);
+    if (e == 0)
+        *done = whole;
+    else if (flags & MEMSNAP_HUGE_REQUIRE)
+        return e == -EFBIG || e == -ENOMEM || e == -EIO ? e : -ENOTSUP;
+    return 0;
+}
+
+int ms_chunk_fill(struct chunk *c, const void *data, size_t size, unsigned flags)
+{
+    size_t done;
+    if (c->store->kind == STORE_HEAP) {
+        union {
+            const char *in;
+            char *out;
+        } p = {c->window};
+        MS_LOOK_BEGIN();
+        memcpy(p.out, data, size);
+        MS_LOOK_END();
+        return 0;
+    }
+    int e = try_huge(c, data, NULL, size, flags, &done);
+    return e < 0 || !data ? e : write_all(c, (const char *)data + done, size - done, done);
+}
+
+static int fill_heap_from(struct chunk *c, const struct os_object *file, uint64_t size)
+{
+    union {
+        const char *in;
+        char *out;
+    } p = {c->window};
+    return ms_os->object_read(file, &(struct os_iov){p.out, (size_t)size}, 1, 0);
+}
+
+/* The file may have become shorter meanwhile: what was read past its end is nobody's data. */
+static int check_length(const struct os_object *file, uint64_t size)
+{
+    uint64_t now;
+    int e = ms_os->file_size(file, &now);
+    return e < 0 ? e : now < size ? -EIO : 0;
+}
+
+static bool has_holes(const struct os_object *file, uint64_t size)
+{
+    uint64_t start, end;
+    return ms_os->object_data(file, 0, size, &start, &end) != 1 || start > 0 || end < size;
+}
+
+int ms_chunk_fill_from(struct chunk *c, const struct os_object *file, uint64_t size, unsigned flags)
+{
+    const struct os_object *o = &c->store->object;
+    size_t done = 0;
+    int e;
+    if (!(flags & MEMSNAP_HUGE_REQUIRE) && has_holes(file, size))
+        flags |= MEMSNAP_HUGE_NEVER;        /* huge pages would fill the holes */
+    if (c->store->kind == STORE_HEAP) {
+        e = fill_heap_from(c, file, size);
+    } else if ((e = try_huge(c, NULL, file, (size_t)size, flags, &done)) == 0) {
+        e = ms_os->file_copy(file, done, o, c->offset + done, size - done);
+    }
+    return e < 0 ? e : check_length(file, size);
+}
+
+int ms_chunk_prepare_shared(struct chunk *c)
+{
+    uint64_t len = (uint64_t)c->pages * ms_os->page_size();
+    const struct os_object *o = &c->store->object;
+    if (c->store->kind == STORE_FILE)       /* the user's file keeps its length; its holes are the user's risk */
+        return 0;
+    int e = ms_os->object_grow(o, c->offset + len);
+    return e < 0 ? e : ms_os->object_commit(o, c->offset, len);
+}
+
+int ms_batch_flush(struct batch *b)
+{
+    MS_LOOK_BEGIN();            /* the bytes may be a view's */
+    int e = b->n ? ms_os->object_write(&b->store->object, b->v, b->n, b->offset) : 0;
+    MS_LOOK_END();
+    b->n = 0;
+    b->len = 0;
+    return e;
+}
+
+static void batch_append(struct batch *b, const void *data, size_t len)
+{
+    union {
+        const void *in;
+        void *out;
+    } p = {data};
+    struct os_iov *last = b->n ? &b->v[b->n - 1] : NULL;
+    if (last && (char *)last->base + last->len == (char *)p.out)
+        last->len += len;
+    else
+        b->v[b->n++] = (struct os_iov){p.out, len};
+    b->len += len;
+}
+
+int ms_batch_add(struct batch *b, struct chunk *c, const void *data, size_t len, const void *zeros)
+{
+    size_t whole = c->pages * ms_os->page_size();
+    if (c->store->kind == STORE_HEAP)
+        return ms_chunk_fill(c, data, len, MEMSNAP_HUGE_NEVER);
+    bool follows = b->n && b->store == c->store && b->offset + b->len == c->offset;
+    if (b->n && (!follows || b->n + 2 > sizeof b->v / sizeof b->v[0])) {
+        int e = ms_batch_flush(b);
+        if (e < 0)
+            return e;
+    }
+    if (!b->n) {
+        b->store = c->store;
+        b->offset = c->offset;
+    }
+    batch_append(b, data, len);
+    if (len < whole)
+        batch_append(b, zeros, whole - len);
+    return 0;
+}

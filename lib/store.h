@@ -1,0 +1,63 @@
+/* A store: an OS object that holds pages, or heap memory. It grows and is never truncated.
+ * Space is handed out in segments, each with one read-only shared window over it that is mapped when the segment is made, so that
+ * looking at a chunk's bytes takes no lock. A segment whose chunks are all gone is unmapped. */
+#ifndef MS_STORE_H
+#define MS_STORE_H
+
+#include "chunk.h"
+#include "freelist.h"
+#include "os/os.h"
+#include "refcount.h"
+
+enum store_kind {
+    STORE_ANON,         /* ours: appended to, punched */
+    STORE_FILE,         /* the user's file or sealed memfd: one chunk, never written to by chunks */
+    STORE_HEAP          /* every chunk is memory of its own */
+};
+
+struct segment {
+    refcount refs;      /* one per chunk, one while it is the store's current segment */
+    uint64_t offset, len;
+    char *window;       /* NULL: could not be mapped, or not safe to */
+};
+
+struct store {
+    refcount refs;
+    enum store_kind kind;
+    size_t process, forks;      /* ms_process(), ms_forks() when made */
+    struct os_object object;    /* not for STORE_HEAP */
+    struct ms_lock lock;        /* guards the rest */
+    uint64_t end;               /* of the last segment */
+    uint64_t used;              /* bytes of the current segment handed out */
+    struct segment *current;    /* NULL: none yet */
+    struct freelist free;       /* space of chunks that are gone, to be used again */
+};
+
+int ms_store_new(enum store_kind kind, struct store **out);
+/* Over an opened file; takes the object over on success. window: its bytes can be looked at through a mapping for ever. */
+int ms_store_of_file(const struct os_object *object, size_t pages, bool window, struct chunk **out);
+struct store *ms_store_ref(struct store *s);
+void ms_store_unref(struct store *s);
+
+/* A chunk of its own space, to be filled by its maker before anyone else sees it. stale: it may be space used before, whose old bytes
+ * the maker overwrites to the last; else it reads as zeros. */
+int ms_store_allocate(struct store *s, size_t pages, bool stale, struct chunk **out);
+/* Fills a new chunk from memory (data == NULL: it stays zero, but gets its huge pages): through a huge-paged window where that pays (flags: MEMSNAP_HUGE_*), else by writing. */
+int ms_chunk_fill(struct chunk *c, const void *data, size_t size, unsigned flags);
+/* The same from a file of so many bytes; -EIO if it ends early. */
+int ms_chunk_fill_from(struct chunk *c, const struct os_object *file, uint64_t size, unsigned flags);
+/* Makes stores through a shared mapping of the chunk possible: the object extends over it and the space is there. */
+int ms_chunk_prepare_shared(struct chunk *c);
+
+/* Collects writes to new chunks; neighbours go out in one system call. */
+struct batch {
+    struct store *store;
+    uint64_t offset, len;
+    size_t n;
+    struct os_iov v[128];
+};
+/* The chunk's bytes are data's len, then zeros: a page of them that lives until the flush; may be NULL if len is the whole chunk. */
+int ms_batch_add(struct batch *b, struct chunk *c, const void *data, size_t len, const void *zeros);
+int ms_batch_flush(struct batch *b);
+
+#endif

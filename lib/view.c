@@ -1,0 +1,438 @@
+/* Views: the public functions on them. */
+#include "config.h"
+
+#include "view.h"
+
+#include <errno.h>
+#include <limits.h>
+
+#include "annotate.h"
+#include "checked.h"
+#include "collect.h"
+#include "dirty.h"
+#include "restore.h"
+#include "snapshot.h"
+#include "store.h"
+
+#define VIEW_FLAGS (MEMSNAP_VIEW_COPY | MEMSNAP_VIEW_PREFAULT | MEMSNAP_VIEW_NODUMP)
+
+/* A parked view keeps no more private pages than this resident: 1 MiB of small pages. */
+#define MOST_PARKED_PAGES 256
+
+/* ---- opening ---- */
+
+static struct memsnap_view *view_alloc(void)
+{
+    struct memsnap_view *v = ms_os->alloc(sizeof *v);
+    if (!v)
+        return NULL;
+    ms_ref_init(&v->refs);
+    ms_lock_init(&v->lock);
+    return v;
+}
+
+static void view_free(struct memsnap_view *v)
+{
+    ms_lock_destroy(&v->lock);
+    ms_os->free(v);
+}
+
+void ms_view_destroy(struct memsnap_view *v)
+{
+    ms_mapping_close(&v->mapping);
+    ms_pool_unref(v->pool);
+    ms_lot_unref(v->lot);
+    view_free(v);
+}
+
+static int open_new(struct memsnap_snapshot *s, struct image *i, unsigned flags, void *at, memsnap_view **out)
+{
+    struct memsnap_view *v = view_alloc();
+    if (!v)
+        return -ENOMEM;
+    int e = ms_mapping_open(&v->mapping, i, s->size, flags, at, s->lot->hint);
+    if (e < 0) {
+        view_free(v);
+        return e;
+    }
+    v->data = v->mapping.address;
+    v->size = s->size;
+    v->pool = ms_pool_ref(s->pool);
+    v->lot = at ? NULL : ms_lot_ref(s->lot);
+    *out = v;
+    return 0;
+}
+
+static void wake(struct memsnap_view *v)
+{
+    ms_ref_init(&v->refs);
+    v->next = NULL;
+    MS_SHOW(v->mapping.address, v->mapping.length);
+}
+
+static int view_open(struct memsnap_snapshot *s, unsigned flags, void *at, memsnap_view **out)
+{
+    struct image *i;
+    int e = ms_snapshot_image(s, false, &i);
+    if (e < 0)
+        return e;
+    struct memsnap_view *v = at ? NULL : ms_lot_take(s->lot, i, flags);
+    if (v) {
+        wake(v);
+        *out = v;
+    } else {
+        e = open_new(s, i, flags, at, out);
+    }
+    ms_image_unref(i);
+    return e;
+}
+
+static int lease_open(struct memsnap_snapshot *s, unsigned flags, void *at, memsnap_view **out)
+{
+    struct memsnap_view *v = view_alloc();
+    if (!v)
+        return -ENOMEM;
+    ms_lock(&s->lock);
+    int e = ms_writer_open(s, flags, at);
+    if (e == 0) {
+        v->data = s->writer.mapping.address;
+        v->size = s->size;
+        v->process = ms_process();
+        ms_ref_get(&s->refs);
+        v->lease = s;
+    }
+    ms_unlock(&s->lock);
+    if (e < 0)
+        view_free(v);
+    else
+        *out = v;
+    return e;
+}
+
+static int open_either(memsnap_snapshot *s, unsigned flags, bool mutable, void *at, memsnap_view **out)
+{
+    if (!s || !out || flags & ~VIEW_FLAGS)
+        return -EINVAL;
+    ms_enter();
+    int e = mutable ? lease_open(s, flags, at, out) : view_open(s, flags, at, out);
+    ms_leave();
+    return e;
+}
+
+int memsnap_snapshot_view(memsnap_snapshot *s, unsigned flags, memsnap_view **out)
+{
+    return open_either(s, flags, false, NULL, out);
+}
+
+int memsnap_snapshot_view_mut(memsnap_snapshot *s, unsigned flags, memsnap_view **out)
+{
+    return open_either(s, flags, true, NULL, out);
+}
+
+int memsnap_snapshot_view_at(memsnap_snapshot *s, void *address, unsigned flags, memsnap_view **out)
+{
+    if (!address || !ms_aligned((uintptr_t)address, ms_os->page_size()))
+        return -EINVAL;
+    return open_either(s, flags & ~MEMSNAP_VIEW_MUTABLE, flags & MEMSNAP_VIEW_MUTABLE, address, out);
+}
+
+/* ---- closing ---- */
+
+memsnap_view *memsnap_view_ref(memsnap_view *v)
+{
+    if (v)
+        ms_ref_get(&v->refs);
+    return v;
+}
+
+static void lease_close(struct memsnap_view *v)
+{
+    struct memsnap_snapshot *s = v->lease;
+    ms_lock(&s->lock);
+    ms_writer_release(s);
+    ms_unlock(&s->lock);
+    view_free(v);
+    ms_snapshot_put(s);
+}
+
+/* Restores the view for its next holder and bounds what it keeps resident. */
+static bool make_parkable(struct memsnap_view *v)
+{
+    struct mapping *m = &v->mapping;
+    if (!v->lot || !ms_lot_wants(v->lot, m->base) || ms_restore(m) < 0)
+        return false;
+    if (m->kept_pages > MOST_PARKED_PAGES && m->mapped == m->base) {
+        if (ms_mapping_drop(m, 0, m->pages) < 0)
+            return false;
+        m->kept_pages = 0;
+    }
+    MS_HIDE(m->address, m->length);
+    return true;
+}
+
+static void view_close(struct memsnap_view *v)
+{
+    if (make_parkable(v)) {
+        if (ms_lot_park(v->lot, v))
+            return;
+        MS_SHOW(v->mapping.address, v->mapping.length);
+    }
+    ms_view_destroy(v);
+}
+
+memsnap_view *memsnap_view_unref(memsnap_view *v)
+{
+    int keep = errno;
+    if (v && ms_ref_put(&v->refs)) {
+        ms_enter();
+        if (v->lease)
+            lease_close(v);
+        else
+            view_close(v);
+        ms_leave();
+    }
+    errno = keep;
+    return NULL;
+}
+
+/* ---- looking ---- */
+
+void *memsnap_view_data(memsnap_view *v)
+{
+    return v ? v->data : NULL;
+}
+
+size_t memsnap_view_size(memsnap_view *v)
+{
+    return v ? v->size : 0;
+}
+
+int memsnap_view_is_mutable(memsnap_view *v)
+{
+    return v && v->lease;
+}
+
+/* ---- the mapping, locked ---- */
+
+/* A lease that was taken before a fork is the parent's. */
+static int lock_mapping(struct memsnap_view *v, struct mapping **m)
+{
+    if (!v->lease) {
+        ms_lock(&v->lock);
+        *m = &v->mapping;
+        return 0;
+    }
+    if (v->process != ms_process())
+        return -EBADF;
+    ms_lock(&v->lease->lock);
+    *m = &v->lease->writer.mapping;
+    return 0;
+}
+
+static void unlock_mapping(struct memsnap_view *v)
+{
+    ms_unlock(v->lease ? &v->lease->lock : &v->lock);
+}
+
+/* ---- taking ---- */
+
+static int take_ordinary(struct memsnap_view *v, bool atomic, struct image **out)
+{
+    struct os_gate gate;
+    struct mapping *m = &v->mapping;
+    int e = 0;
+    ms_lock(&v->lock);
+    if (atomic && m->pages)
+        e = ms_os->gate_close(m->address, m->length, &gate);
+    if (e == 0) {
+        e = ms_collect(m, v->pool, atomic && m->pages ? &gate : NULL, out);
+        if (atomic && m->pages)
+            ms_os->gate_open(&gate);
+    }
+    if (e == 0) {
+        /* What is taken next is compared with this: two takes share what did not change in between. */
+        ms_image_unref(m->latest);
+        m->latest = ms_image_ref(*out);
+    }
+    ms_unlock(&v->lock);
+    return e;
+}
+
+static int take(struct memsnap_view *v, bool atomic, memsnap_snapshot **out)
+{
+    struct memsnap_snapshot *s = v->lease;
+    struct image *i;
+    int e;
+    if (s && v->process != ms_process())
+        return -EBADF;
+    e = s ? ms_snapshot_image(s, atomic, &i) : take_ordinary(v, atomic, &i);
+    if (e < 0)
+        return e;
+    e = ms_snapshot_of_image(i, v->size, s ? s->flags : v->pool->heap_only ? MEMSNAP_NO_FD : 0, s ? s->pool : v->pool, out);
+    ms_image_unref(i);
+    return e;
+}
+
+int memsnap_view_take_snapshot(memsnap_view *v, unsigned flags, memsnap_snapshot **out)
+{
+    if (!v || !out || flags & ~MEMSNAP_TAKE_ATOMIC)
+        return -EINVAL;
+    ms_enter();
+    int e = take(v, flags & MEMSNAP_TAKE_ATOMIC, out);
+    ms_leave();
+    return e;
+}
+
+/* ---- restoring ---- */
+
+int memsnap_view_restore(memsnap_view *v)
+{
+    struct mapping *m;
+    if (!v)
+        return -EINVAL;
+    ms_enter();
+    int e = lock_mapping(v, &m);
+    if (e == 0) {
+        e = v->lease ? ms_mapping_unprotect(m) : ms_restore(m);
+        unlock_mapping(v);
+    }
+    ms_leave();
+    return e;
+}
+
+static int restore_to(struct memsnap_view *v, struct memsnap_snapshot *s)
+{
+    struct image *target;
+    struct mapping *m;
+    int e = v->lease && v->process != ms_process() ? -EBADF : ms_snapshot_image(s, false, &target);
+    if (e < 0)
+        return e;
+    e = lock_mapping(v, &m);
+    if (e == 0) {
+        e = v->lease ? ms_writer_restore_to(v->lease, target) : ms_restore_to(m, target);
+        unlock_mapping(v);
+    }
+    ms_image_unref(target);
+    return e;
+}
+
+int memsnap_view_restore_to(memsnap_view *v, memsnap_snapshot *s)
+{
+    if (!v || !s || v->size != s->size)
+        return -EINVAL;
+    ms_enter();
+    int e = restore_to(v, s);
+    ms_leave();
+    return e;
+}
+
+/* ---- protecting ---- */
+
+static int clean_access(int access)
+{
+    return access & MEMSNAP_ACCESS_WRITE ? access | MEMSNAP_ACCESS_READ : access;
+}
+
+int memsnap_view_protect(memsnap_view *v, size_t offset, size_t len, int access)
+{
+    size_t ps = ms_os->page_size();
+    struct mapping *m;
+    if (!v || access & ~(MEMSNAP_ACCESS_READ | MEMSNAP_ACCESS_WRITE | MEMSNAP_ACCESS_EXEC))
+        return -EINVAL;
+    if (offset % ps || offset > v->size || len > v->size - offset)
+        return -EINVAL;
+    if (len % ps && offset + len != v->size)
+        return -EINVAL;
+    if (!len)
+        return 0;
+    ms_enter();
+    int e = lock_mapping(v, &m);
+    if (e == 0) {
+        e = ms_mapping_protect(m, offset / ps, (size_t)ms_round_up(len, ps) / ps, clean_access(access));
+        unlock_mapping(v);
+    }
+    ms_leave();
+    return e;
+}
+
+/* ---- dirty ---- */
+
+static int gather_ranges(struct mapping *m, size_t *cursor, struct memsnap_range *v, size_t max)
+{
+    size_t ps = ms_os->page_size(), n = 0, page;
+    struct dirty d;
+    int e;
+    ms_dirty_begin(&d, m, m->base, *cursor / ps, NULL);
+    while ((e = ms_dirty_next(&d, &page)) > 0) {
+        if (n && v[n - 1].offset + v[n - 1].len == page * ps) {
+            v[n - 1].len += ps;
+        } else if (n == max) {
+            *cursor = page * ps;
+            break;
+        } else {
+            v[n++] = (struct memsnap_range){page * ps, ps};
+        }
+    }
+    ms_dirty_end(&d);
+    if (e < 0)
+        return e;
+    if (e == 0)
+        *cursor = m->size;
+    if (n && v[n - 1].offset + v[n - 1].len > m->size)
+        v[n - 1].len = m->size - v[n - 1].offset;
+    return (int)n;
+}
+
+static int view_dirty(struct memsnap_view *v, size_t *cursor, struct memsnap_range *ranges, size_t max)
+{
+    struct mapping *m;
+    int e = lock_mapping(v, &m);
+    if (e < 0)
+        return e;
+    if (v->lease) {
+        *cursor = v->size;          /* a mutable view always equals its snapshot */
+    } else {
+        e = ms_mapping_lift(m);
+        if (e == 0) {
+            e = m->torn ? -EIO : gather_ranges(m, cursor, ranges, max);
+            ms_mapping_lower(m);
+        }
+    }
+    unlock_mapping(v);
+    return e;
+}
+
+int memsnap_view_dirty(memsnap_view *v, size_t *cursor, struct memsnap_range *ranges, size_t max)
+{
+    if (!v || !cursor || !ranges || !max || *cursor > v->size)
+        return -EINVAL;
+    if (*cursor == v->size)
+        return 0;
+    ms_enter();
+    int n = view_dirty(v, cursor, ranges, ms_min(max, INT_MAX));
+    ms_leave();
+    return n;
+}
+
+/* ---- flushing ---- */
+
+int memsnap_view_flush(memsnap_view *v, size_t offset, size_t len)
+{
+    size_t ps = ms_os->page_size();
+    struct mapping *m;
+    if (!v || !v->lease || offset > v->size || len > v->size - offset)
+        return -EINVAL;
+    if (v->lease->writer.state != WRITER_FILE)
+        return -EINVAL;
+    ms_enter();
+    int e = lock_mapping(v, &m);
+    if (e == 0) {
+        size_t first = offset & ~(ps - 1);
+        struct os_object *file = &v->lease->writer.chunk->store->object;
+        unlock_mapping(v);          /* storage may be slow, and neither the file nor the mapping goes away under a lease */
+        if (len)
+            e = ms_os->flush(m->address + first, (size_t)ms_round_up(offset + len - first, ps), file);
+    }
+    ms_leave();
+    return e;
+}

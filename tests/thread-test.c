@@ -1,0 +1,555 @@
+/* Threads that do everything at once, and stores that race with whoever wants an image.
+ *
+ *     thread-test [--rounds N] [-p /linux/best/...]
+ *
+ * Pthreads only: helgrind and DRD understand these. What storing threads do to the bytes of a mutable view while the library copies
+ * them is a race on purpose: the stores are relaxed atomics, and the memory is taken out of the checkers' sight. */
+#include "config.h"
+
+#include <pthread.h>
+#include <sched.h>
+#include <stdatomic.h>
+#include <stdlib.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "../lib/annotate.h"
+#include "support.h"
+
+enum { THREADS = 8 };
+
+static unsigned long rounds = 60;
+
+#ifdef MS_WITH_VALGRIND
+# define RACE_ON_PURPOSE(p, n) VALGRIND_HG_DISABLE_CHECKING(p, n)
+#else
+# define RACE_ON_PURPOSE(p, n) ((void)(p), (void)(n))
+#endif
+
+struct worker {
+    pthread_t thread;
+    unsigned number;
+    void *shared;
+    bool ok;
+};
+
+/* Starts THREADS workers and waits for them; what goes wrong in one is said by its `ok`. */
+static void run_workers(void *(*body)(void *), void *shared)
+{
+    struct worker w[THREADS];
+    for (unsigned i = 0; i < THREADS; i++) {
+        w[i] = (struct worker){.number = i, .shared = shared, .ok = true};
+        g_assert_cmpint(pthread_create(&w[i].thread, NULL, body, &w[i]), ==, 0);
+    }
+    for (unsigned i = 0; i < THREADS; i++)
+        pthread_join(w[i].thread, NULL);
+    for (unsigned i = 0; i < THREADS; i++)
+        g_assert_true(w[i].ok);
+}
+
+#define expect(w, condition)            \
+    do {                                \
+        if (!(condition)) {             \
+            (w)->ok = false;            \
+            return NULL;                \
+        }                               \
+    } while (0)
+
+/* ---- one snapshot, many users --------------------------------------------------------------------------------------- */
+
+struct common {
+    memsnap_snapshot *s, *other;
+    unsigned char *data, *other_data;
+    size_t size;
+};
+
+/* Opens, changes, takes, restores, closes: all on objects of its own, over images of all. */
+static void *use_own_views(void *arg)
+{
+    struct worker *w = arg;
+    const struct common *c = w->shared;
+    struct rng rng = {w->number};
+    unsigned char *buf = malloc(c->size);
+    expect(w, buf);
+    for (unsigned long i = 0; i < rounds && w->ok; i++) {
+        memsnap_view *v = NULL;
+        memsnap_snapshot *t = NULL;
+        expect(w, memsnap_snapshot_view(c->s, 0, &v) == 0);
+        unsigned char *p = memsnap_view_data(v);
+        expect(w, memcmp(p, c->data, c->size) == 0);
+        size_t at = rng_below(&rng, c->size), cursor = 0;
+        p[at] ^= 0x55;
+        struct memsnap_range r;
+        expect(w, memsnap_view_dirty(v, &cursor, &r, 1) == 1 && r.offset == at / page * page);
+        expect(w, memsnap_view_take_snapshot(v, 0, &t) == 0);
+        expect(w, memsnap_snapshot_read(t, 0, buf, c->size) == 0 && memcmp(buf, p, c->size) == 0);
+        cursor = 0;
+        expect(w, memsnap_snapshot_diff(c->s, t, &cursor, &r, 1) == 1 && r.offset == at / page * page);
+        switch (i % 4) {
+        case 0:
+            expect(w, memsnap_view_restore(v) == 0 && memcmp(p, c->data, c->size) == 0);
+            break;
+        case 1:
+            expect(w, memsnap_view_restore_to(v, c->other) == 0 && memcmp(p, c->other_data, c->size) == 0);
+            break;
+        case 2:
+            expect(w, memsnap_view_protect(v, 0, page, MEMSNAP_ACCESS_NONE) == 0);
+            break;
+        default:
+            break;
+        }
+        if (i % 16 == w->number)
+            expect(w, memsnap_snapshot_set_recycling(c->s, (unsigned)(i % 5)) == 0);
+        memsnap_view_unref(v);
+        memsnap_snapshot_unref(t);
+    }
+    free(buf);
+    return NULL;
+}
+
+static void test_own_views(void)
+{
+    const size_t sizes[] = {3 * page + 5, 40 * page, 2 * MIB};
+    for (size_t i = 0; i < (on_valgrind() ? 2 : G_N_ELEMENTS(sizes)); i++) {
+        struct common c = {.size = sizes[i], .data = pattern(sizes[i], 1), .other_data = pattern(sizes[i], 2)};
+        c.s = snap(c.data, c.size);
+        c.other = snap(c.other_data, c.size);
+        run_workers(use_own_views, &c);
+        assert_content(c.s, c.data, c.size);
+        assert_content(c.other, c.other_data, c.size);
+        memsnap_snapshot_unref(c.s);
+        memsnap_snapshot_unref(c.other);
+        g_free(c.data);
+        g_free(c.other_data);
+    }
+}
+
+/* Handles are passed around: whoever has the last one frees, wherever. */
+static void *pass_handles(void *arg)
+{
+    struct worker *w = arg;
+    struct common *c = w->shared;
+    for (unsigned long i = 0; i < rounds; i++) {
+        memsnap_snapshot *s = memsnap_snapshot_ref(c->s), *t = NULL;
+        memsnap_view *v = NULL;
+        expect(w, memsnap_snapshot_view(s, 0, &v) == 0);
+        memsnap_snapshot_unref(s);
+        memsnap_view *again = memsnap_view_ref(v);
+        memsnap_view_unref(v);
+        expect(w, memsnap_snapshot_clone(c->s, &t) == 0);
+        expect(w, memsnap_view_restore_to(again, t) == 0);
+        memsnap_snapshot_unref(t);
+        expect(w, memsnap_view_size(again) == c->size);
+        memsnap_view_unref(again);
+    }
+    memsnap_snapshot_unref(c->s);
+    return NULL;
+}
+
+static void test_pass_handles(void)
+{
+    struct common c = {.size = 20 * page, .data = pattern(20 * page, 1)};
+    c.s = snap(c.data, c.size);
+    for (int i = 1; i < THREADS; i++)
+        memsnap_snapshot_ref(c.s);
+    run_workers(pass_handles, &c);
+    g_free(c.data);
+}
+
+/* Calls with two objects, from both sides: no order of locks may depend on who asks. */
+static void *both_ways(void *arg)
+{
+    struct worker *w = arg;
+    struct common *c = w->shared;
+    memsnap_snapshot *a = w->number & 1 ? c->s : c->other, *b = w->number & 1 ? c->other : c->s;
+    for (unsigned long i = 0; i < rounds; i++) {
+        size_t cursor = 0;
+        struct memsnap_range r;
+        memsnap_view *v = NULL, *m = NULL;
+        int e = memsnap_snapshot_view_mut(a, 0, &m);
+        expect(w, e == 0 || e == -EBUSY);
+        expect(w, memsnap_snapshot_diff(a, b, &cursor, &r, 1) >= 0);
+        expect(w, memsnap_snapshot_view(a, 0, &v) == 0);
+        expect(w, memsnap_view_restore_to(v, b) == 0);
+        if (m)
+            expect(w, memsnap_view_restore_to(m, b) == 0);
+        memsnap_view_unref(m);
+        memsnap_view_unref(v);
+    }
+    return NULL;
+}
+
+static void test_both_ways(void)
+{
+    struct common c = {.size = 20 * page};
+    c.s = snap_pattern(c.size, 1);
+    c.other = snap_pattern(c.size, 2);
+    run_workers(both_ways, &c);
+    memsnap_snapshot_unref(c.s);
+    memsnap_snapshot_unref(c.other);
+}
+
+/* ---- stores that race ------------------------------------------------------------------------------------------------- */
+
+/* Each storing thread owns one word on every page and counts it up, page after page. Beside them the main thread makes images. */
+enum { WRITERS = 3, PAGES = 24 };
+
+struct race {
+    memsnap_view *m;
+    atomic_bool stop;
+    size_t written[WRITERS];    /* read after the join */
+};
+
+typedef _Atomic uint32_t word;
+
+static word *word_of(memsnap_view *m, size_t p, size_t writer)
+{
+    return (word *)(void *)(bytes(m) + p * page) + writer * 16;
+}
+
+static void *count_up(void *arg)
+{
+    struct worker *w = arg;
+    struct race *r = w->shared;
+    size_t n = 0;
+    while (!atomic_load(&r->stop)) {
+        for (size_t p = 0; p < PAGES; p++)
+            atomic_store_explicit(word_of(r->m, p, w->number), (uint32_t)(n + 1), memory_order_relaxed);
+        n++;
+        if (on_valgrind())
+            sched_yield();
+    }
+    r->written[w->number] = n;
+    return NULL;
+}
+
+/* A later image never holds an earlier count than an earlier image did. */
+static void check_counts(memsnap_snapshot *s, uint32_t seen[WRITERS][PAGES])
+{
+    for (size_t p = 0; p < PAGES; p++) {
+        uint32_t words[WRITERS * 16];
+        assert_ok(memsnap_snapshot_read(s, p * page, words, sizeof words));
+        for (size_t i = 0; i < WRITERS; i++) {
+            g_assert_cmpuint(words[i * 16], >=, seen[i][p]);
+            seen[i][p] = words[i * 16];
+        }
+    }
+}
+
+static void make_images(memsnap_snapshot *s, memsnap_view *m, unsigned long n)
+{
+    uint32_t seen[WRITERS][PAGES] = {{0}};
+    for (unsigned long i = 0; i < n; i++) {
+        memsnap_snapshot *t = NULL;
+        memsnap_view *v = NULL;
+        switch (i % 5) {
+        case 0:
+            t = take(m);
+            check_counts(t, seen);
+            break;
+        case 1:
+            t = snap_clone(s);
+            check_counts(t, seen);
+            break;
+        case 2:
+            v = view(s);
+            t = take(v);
+            check_counts(t, seen);
+            break;
+        case 3:
+            if (memsnap_view_take_snapshot(m, MEMSNAP_TAKE_ATOMIC, &t) == 0)
+                check_counts(t, seen);
+            break;
+        default:
+            check_counts(s, seen);
+            break;
+        }
+        memsnap_view_unref(v);
+        memsnap_snapshot_unref(t);
+        RACE_ON_PURPOSE(bytes(m), PAGES * page);
+    }
+}
+
+static void race_once(memsnap_snapshot *s, unsigned long images)
+{
+    struct race r = {.m = view_mut(s)};
+    struct worker w[WRITERS];
+    RACE_ON_PURPOSE(&r.stop, sizeof r.stop);
+    memset(bytes(r.m), 0, PAGES * page);
+    RACE_ON_PURPOSE(bytes(r.m), PAGES * page);
+    for (unsigned i = 0; i < WRITERS; i++) {
+        w[i] = (struct worker){.number = i, .shared = &r};
+        g_assert_cmpint(pthread_create(&w[i].thread, NULL, count_up, &w[i]), ==, 0);
+    }
+    make_images(s, r.m, images);
+    atomic_store(&r.stop, true);
+    for (unsigned i = 0; i < WRITERS; i++)
+        pthread_join(w[i].thread, NULL);
+    for (int closed = 0; closed < 2; closed++) {
+        for (size_t p = 0; p < PAGES; p++) {
+            uint32_t words[WRITERS * 16];
+            assert_ok(memsnap_snapshot_read(s, p * page, words, sizeof words));
+            for (size_t i = 0; i < WRITERS; i++) {
+                g_assert_cmpuint(words[i * 16], ==, (uint32_t)r.written[i]);
+                if (!closed)
+                    g_assert_cmpuint(atomic_load(word_of(r.m, p, i)), ==, (uint32_t)r.written[i]);
+            }
+        }
+        if (!closed)
+            memsnap_view_unref(r.m);
+    }
+}
+
+/* Whatever is asked of the snapshot meanwhile: every thread's last store is there at the end. */
+static void test_no_store_is_lost(void)
+{
+    const size_t sizes[] = {PAGES * page, 2 * MIB + page};
+    for (size_t i = 0; i < G_N_ELEMENTS(sizes); i++) {
+        memsnap_snapshot *s = snap_pattern(sizes[i], 1);
+        for (int lease = 0; lease < 3; lease++)
+            race_once(s, on_valgrind() ? 10 : rounds);
+        memsnap_snapshot_unref(s);
+    }
+}
+
+/* ---- one instant -------------------------------------------------------------------------------------------------------- */
+
+/* A writer stores n to its first word, then n to its last, pages apart; the next writer copies its neighbour's last word to its own
+ * first. In a single instant the first is never behind the last, nor ahead by more than one, nor is a copy ahead of its source. */
+struct pairs {
+    memsnap_view *m;
+    size_t last_page;
+    atomic_bool stop;
+};
+
+static word *first_word(memsnap_view *m, size_t writer)
+{
+    return word_of(m, 1 + writer, writer);
+}
+
+static word *last_word(const struct pairs *p, memsnap_view *m, size_t writer)
+{
+    return word_of(m, p->last_page - writer, writer);
+}
+
+static void *store_pairs(void *arg)
+{
+    struct worker *w = arg;
+    struct pairs *p = w->shared;
+    for (uint32_t n = 1; !atomic_load(&p->stop); n++) {
+        if (w->number > 0)
+            n = atomic_load_explicit(last_word(p, p->m, w->number - 1), memory_order_acquire);
+        atomic_store_explicit(first_word(p->m, w->number), n, memory_order_release);
+        atomic_store_explicit(last_word(p, p->m, w->number), n, memory_order_release);
+    }
+    return NULL;
+}
+
+static uint32_t word_in(memsnap_snapshot *s, memsnap_view *m, const word *where)
+{
+    uint32_t value = 0;
+    assert_ok(memsnap_snapshot_read(s, (size_t)((const unsigned char *)where - bytes(m)), &value, sizeof value));
+    return value;
+}
+
+static void check_instant(memsnap_snapshot *t, const struct pairs *p)
+{
+    uint32_t source = 0;
+    for (size_t i = 0; i < WRITERS; i++) {
+        uint32_t first = word_in(t, p->m, first_word(p->m, i)), last = word_in(t, p->m, last_word(p, p->m, i));
+        g_assert_cmpuint(first, >=, last);
+        if (i == 0)
+            g_assert_cmpuint(first - last, <=, 1);
+        else
+            g_assert_cmpuint(first, <=, source);
+        source = last;
+    }
+}
+
+/* Opens a mutable view of s, sets the writers off, and returns the cuts that `cut` makes while they are at it. */
+static void cut_once(memsnap_snapshot *s, memsnap_view *m, size_t size, memsnap_snapshot *(*cut)(memsnap_snapshot *, memsnap_view *))
+{
+    struct pairs p = {.m = m, .last_page = size / page - 2};
+    struct worker w[WRITERS];
+    RACE_ON_PURPOSE(&p.stop, sizeof p.stop);
+    for (size_t i = 0; i < WRITERS; i++) {
+        atomic_store(first_word(m, i), 0);
+        atomic_store(last_word(&p, m, i), 0);
+    }
+    RACE_ON_PURPOSE(bytes(m), size);
+    for (unsigned i = 0; i < WRITERS; i++) {
+        w[i] = (struct worker){.number = i, .shared = &p};
+        g_assert_cmpint(pthread_create(&w[i].thread, NULL, store_pairs, &w[i]), ==, 0);
+    }
+    while (atomic_load_explicit(last_word(&p, m, WRITERS - 1), memory_order_relaxed) < 10)
+        sched_yield();
+    memsnap_snapshot *t = cut(s, m);
+    atomic_store(&p.stop, true);
+    for (unsigned i = 0; i < WRITERS; i++)
+        pthread_join(w[i].thread, NULL);
+    if (!t)
+        return;
+    check_instant(t, &p);
+    memsnap_snapshot_unref(t);
+}
+
+static memsnap_snapshot *cut_by_take(memsnap_snapshot *s, memsnap_view *m)
+{
+    (void)s;
+    return take(m);
+}
+
+static memsnap_snapshot *cut_by_clone(memsnap_snapshot *s, memsnap_view *m)
+{
+    (void)m;
+    return snap_clone(s);
+}
+
+static memsnap_snapshot *cut_by_view(memsnap_snapshot *s, memsnap_view *m)
+{
+    (void)m;
+    memsnap_view *v = view(s);
+    memsnap_snapshot *t = take(v);
+    memsnap_view_unref(v);
+    return t;
+}
+
+static memsnap_snapshot *cut_atomically(memsnap_snapshot *s, memsnap_view *m)
+{
+    (void)s;
+    memsnap_snapshot *t = NULL;
+    int r = memsnap_view_take_snapshot(m, MEMSNAP_TAKE_ATOMIC, &t);
+    g_assert_true(r == 0 || r == -ENOTSUP);
+    return t;
+}
+
+/* The first cut of a mutable view is one instant without being asked to. */
+static void test_first_cut(void)
+{
+    memsnap_snapshot *(*const cuts[])(memsnap_snapshot *, memsnap_view *) = {cut_by_take, cut_by_clone, cut_by_view, cut_atomically};
+    const size_t sizes[] = {PAGES * page, 2 * MIB};
+    if (config_is("heap")) {
+        test_skip("heap pages are not mapped");
+        return;
+    }
+    unsigned long n = on_valgrind() ? 4 : rounds;
+    for (unsigned long i = 0; i < n; i++) {
+        size_t size = sizes[i / 4 % 2];
+        memsnap_snapshot *s = snap_pattern(size, i);
+        memsnap_view *m = view_mut(s);
+        cut_once(s, m, size, cuts[i % 4]);
+        memsnap_view_unref(m);
+        memsnap_snapshot_unref(s);
+    }
+}
+
+/* Later cuts, and cuts of ordinary views, are when asked to be, or are refused. */
+static void test_atomic_cuts(void)
+{
+    size_t size = PAGES * page;
+    memsnap_snapshot *s = snap_pattern(size, 1), *t = NULL;
+    for (int mutable = 0; mutable < 2; mutable++) {
+        memsnap_view *v = mutable ? view_mut(s) : view(s);
+        memsnap_snapshot_unref(take(v));
+        int r = memsnap_view_take_snapshot(v, MEMSNAP_TAKE_ATOMIC, &t);
+        g_assert_true(r == 0 || r == -ENOTSUP);
+        if (r < 0) {
+            memsnap_view_unref(v);
+            memsnap_snapshot_unref(s);
+            test_skip("no cut of one instant can be had here");
+            return;
+        }
+        memsnap_snapshot_unref(t);
+        for (unsigned long i = 0; i < (on_valgrind() ? 2 : rounds); i++)
+            cut_once(s, v, size, cut_atomically);
+        memsnap_view_unref(v);
+    }
+    memsnap_snapshot_unref(s);
+}
+
+/* ---- fork beside threads -------------------------------------------------------------------------------------------------- */
+
+struct beside {
+    struct common c;
+    atomic_bool stop;
+};
+
+static void *work_until_told(void *arg)
+{
+    struct worker *w = arg;
+    struct beside *b = w->shared;
+    while (!atomic_load(&b->stop)) {
+        memsnap_view *v = NULL;
+        memsnap_snapshot *t = NULL;
+        expect(w, memsnap_snapshot_view(b->c.s, 0, &v) == 0);
+        ((unsigned char *)memsnap_view_data(v))[w->number * page] ^= 1;
+        expect(w, memsnap_view_take_snapshot(v, 0, &t) == 0);
+        memsnap_view_unref(v);
+        memsnap_snapshot_unref(t);
+    }
+    return NULL;
+}
+
+static void use_in_child(void *arg)
+{
+    struct beside *b = arg;
+    for (int i = 0; i < 5; i++) {
+        assert_content(b->c.s, b->c.data, b->c.size);
+        memsnap_view *v = view(b->c.s);
+        memset(bytes(v), 1, page);
+        memsnap_snapshot *t = take(v);
+        assert_ok(memsnap_view_restore(v));
+        assert_same(bytes(v), b->c.data, b->c.size);
+        memsnap_view_unref(v);
+        memsnap_snapshot_unref(t);
+    }
+    memsnap_snapshot_unref(b->c.s);
+}
+
+/* A child made while other threads are inside the library finds everything whole. */
+static void test_fork(void)
+{
+    struct beside b = {.c = {.size = 20 * page, .data = pattern(20 * page, 1)}};
+    struct worker w[4];
+    if (on_valgrind() || on_sanitizer()) {
+        test_skip("forking with threads is not for checkers");
+        g_free(b.c.data);
+        return;
+    }
+    b.c.s = snap(b.c.data, b.c.size);
+    for (unsigned i = 0; i < G_N_ELEMENTS(w); i++) {
+        w[i] = (struct worker){.number = i, .shared = &b, .ok = true};
+        g_assert_cmpint(pthread_create(&w[i].thread, NULL, work_until_told, &w[i]), ==, 0);
+    }
+    for (int i = 0; i < 20; i++)
+        child_run(use_in_child, &b);
+    atomic_store(&b.stop, true);
+    for (unsigned i = 0; i < G_N_ELEMENTS(w); i++) {
+        pthread_join(w[i].thread, NULL);
+        g_assert_true(w[i].ok);
+    }
+    assert_content(b.c.s, b.c.data, b.c.size);
+    memsnap_snapshot_unref(b.c.s);
+    g_free(b.c.data);
+}
+
+int main(int argc, char **argv)
+{
+    if (on_valgrind())
+        rounds = 12;
+    if (argc > 2 && strcmp(argv[1], "--rounds") == 0) {
+        rounds = strtoul(argv[2], NULL, 10);
+        argv[2] = argv[0];
+        argv += 2;
+        argc -= 2;
+    }
+    test_init(&argc, &argv);
+    test_add("own-views", test_own_views, TEST_PLAIN);
+    test_add("pass-handles", test_pass_handles, TEST_PLAIN);
+    test_add("both-ways", test_both_ways, TEST_PLAIN);
+    test_add("no-store-is-lost", test_no_store_is_lost, TEST_PLAIN);
+    test_add("first-cut", test_first_cut, TEST_PLAIN);
+    test_add("atomic-cuts", test_atomic_cuts, TEST_PLAIN);
+    test_add("fork", test_fork, TEST_PLAIN);
+    return g_test_run();
+}
