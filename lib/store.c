@@ -272,7 +272,7 @@ size_t ms_chunk_refs(const struct chunk *c)
 }
 
 /* So much is kept to be used again; the rest goes back to the OS, where it can. */
-#define MOST_FREE_PAGES 256
+#define MOST_FREE_PAGES 1024
 
 static bool keep_space(struct store *s, const struct free_extent *e)
 {

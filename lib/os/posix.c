@@ -90,9 +90,17 @@ int ms_map_error(void)
 
 /* ---- memory ----------------------------------------------------------------------------------- */
 
+/* Asked once, when the library is loaded: sysconf was 3-5% of a restore. A caller that is a constructor itself may be earlier. */
+static size_t page_bytes;
+
+__attribute__((constructor)) static void ask_page_size(void)
+{
+    page_bytes = (size_t)sysconf(_SC_PAGESIZE);
+}
+
 size_t ms_page_size(void)
 {
-    return (size_t)sysconf(_SC_PAGESIZE);
+    return page_bytes ? page_bytes : (size_t)sysconf(_SC_PAGESIZE);
 }
 
 static size_t no_huge_pages(void)
