@@ -19,6 +19,7 @@ void ms_scan_begin(struct scan *s, const struct mapping *m, size_t first_page, c
     s->cursor = (uintptr_t)ms_page_address(m, first_page);
     s->end = (uintptr_t)ms_page_address(m, m->pages);
     s->next = s->n = 0;
+    s->all = false;
 }
 
 static const char *const source_names[OS_SOURCES] = {"pagemap-scan", "pagemap", "compare"};
@@ -61,6 +62,7 @@ static void refill(struct scan *s)
     if (n < 0) {
         s->v[0] = (struct os_range){s->cursor, s->end};
         s->cursor = s->end;
+        s->all = true;
         n = 1;
     }
     s->n = (size_t)n;

@@ -281,6 +281,7 @@ static int finish_open(struct mapping *m)
     int e = copy_where_differs(m, m->base, 0, m->pages);
     if (e < 0)
         return e;
+    m->copied_in = m->copied_pages;
     renew_advice(m);
     if (m->pages == 0)
         return ms_os->protect(m->address, m->length, MEMSNAP_ACCESS_NONE);

@@ -27,6 +27,7 @@ struct mapping {
     struct image *mapped, *base, *latest;
     struct protections protections;
     /* How the working set of restores behaves (restore.c). */
+    size_t copied_in;           /* pages that are private because `mapped` does not show base there: dropping them gains nothing */
     size_t kept_pages;          /* private pages that the last restore left */
     unsigned wandering, drop_rounds, back_off;
     bool many_clean;            /* the last restore met so many clean candidates that they are worth dropping */

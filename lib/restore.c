@@ -37,6 +37,7 @@ struct pass {
     const struct image *target;
     struct reader reader;
     size_t seen, dirty;
+    bool all;                   /* every page was a candidate: says nothing about what is private */
 };
 
 /* Makes the page equal to the bytes (NULL: zeros); true if it was not. */
@@ -84,6 +85,7 @@ static int copy_back(struct pass *p, bool small)
         ms_scan_begin(&scan, p->m, 0, NULL);
         while (e == 0 && ms_scan_next(&scan, &first, &pages))
             e = pass_over(p, first, first + pages);
+        p->all = scan.all;
     }
     ms_reader_end(&p->reader);
     p->m->restored_pages += p->dirty;
@@ -95,7 +97,11 @@ static void learn(struct mapping *m, const struct pass *p)
 {
     size_t fresh = p->seen > m->kept_pages ? p->seen - m->kept_pages : 0;
     bool known = m->kept_pages > 0 && p->dirty >= FEW_PAGES;
-    m->many_clean = p->seen - p->dirty > ms_max(FEW_CLEAN, p->dirty / 2);
+    if (p->all) {
+        m->kept_pages = p->dirty;
+        return;
+    }
+    m->many_clean = p->seen > p->dirty + m->copied_in + ms_max(FEW_CLEAN, p->dirty / 2);
     m->kept_pages = p->seen;
     if (!known)
         return;
@@ -216,6 +222,7 @@ int ms_restore_to(struct mapping *m, struct image *target)
         m->kept_pages = 0;
     }
     ms_mapping_set_base(m, target);
+    m->copied_in = count_differences(m->mapped, target, SIZE_MAX);
     return 0;
 }
 
