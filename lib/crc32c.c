@@ -1,12 +1,13 @@
-/* CRC-32C. The tables are constants, so there is nothing to initialise: a CRC is linear, and every entry is the sum (exclusive or) of
- * the entries for its single bits, which are written down. */
+/* CRC-32C. The tables are constants, so there is nothing to initialise: a CRC is linear, and every entry is the sum
+ * (exclusive or) of the entries for its single bits, which are written down. */
 #include "config.h"
 
 #include "crc32c.h"
 
 #include <string.h>
 
-/* Table n has, for each byte, the checksum of that byte followed by n zero bytes. The arguments are those of bytes 1, 2, 4 ... 128. */
+/* Table n has, for each byte, the checksum of that byte followed by n zero bytes. The arguments are those of bytes 1,
+ * 2, 4 ... 128. */
 #define ENTRY(i, a, b, c, d, e, f, g, h)                                                                                 \
     (((i) & 1 ? a : 0) ^ ((i) & 2 ? b : 0) ^ ((i) & 4 ? c : 0) ^ ((i) & 8 ? d : 0) ^ ((i) & 16 ? e : 0) ^ ((i) & 32 ? f : 0) ^ \
      ((i) & 64 ? g : 0) ^ ((i) & 128 ? h : 0))

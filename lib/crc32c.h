@@ -5,7 +5,8 @@
 #include <stddef.h>
 #include <stdint.h>
 
-/* Of len bytes, going on from the checksum of what came before (0: nothing). By the processor's instruction where it has one. */
+/* Of len bytes, going on from the checksum of what came before (0: nothing). By the processor's instruction where it
+ * has one. */
 uint32_t ms_crc32c(uint32_t before, const void *data, size_t len);
 /* The same without the instruction; for tests. */
 uint32_t ms_crc32c_by_table(uint32_t before, const void *data, size_t len);

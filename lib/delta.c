@@ -1,7 +1,7 @@
 /* Deltas: what differs between two images, as a file, and back. doc/file-format.txt is the description of the file.
  *
- * As in saving (see save.c) only what touches shared structures is done inside ms_enter: taking the images, storing pages, giving
- * references back. What waits for storage is outside. */
+ * As in saving (see save.c) only what touches shared structures is done inside ms_enter: taking the images, storing
+ * pages, giving references back. What waits for storage is outside. */
 #include "config.h"
 
 #include "delta.h"
@@ -132,7 +132,8 @@ static void put_sum(struct writing *w, const void *p, size_t len)
     w->table_len += 4;
 }
 
-/* Adds a block to the record, or begins another one with it. old_block, new_block: its bytes, if the kind needs them. */
+/* Adds a block to the record, or begins another one with it. old_block, new_block: its bytes, if the kind needs
+ * them. */
 static int add_block(struct writing *w, uint64_t block, uint32_t kind, const void *old_block, const void *new_block)
 {
     struct delta_record *r = &w->record;
@@ -190,9 +191,9 @@ static void add_witness(struct writing *w, uint64_t block)
         w->witness[w->witnesses++] = block;
 }
 
-/* Blocks of the base that do not change cannot all be looked at: that would be all the work that a delta spares. So a few are. Spread
- * over the image they tell a wholly different base. The starts of the base's runs are where it differs from what it was itself
- * made of: they tell a base to which an earlier delta of the chain was not applied. */
+/* Blocks of the base that do not change cannot all be looked at: that would be all the work that a delta spares. So a
+ * few are. Spread over the image they tell a wholly different base. The starts of the base's runs are where it differs
+ * from what it was itself made of: they tell a base to which an earlier delta of the chain was not applied. */
 static void choose_witnesses(struct writing *w)
 {
     size_t pages = ms_image_pages(w->base), every = count_runs(w->base) / RUN_STARTS + 1, n = 0, sample = 0;
@@ -350,7 +351,8 @@ static size_t run_pages(void)
     return ms_max(BUFFER / ms_os->page_size(), 16);
 }
 
-/* The next len (at most DELTA_LARGEST_BLOCK) bytes of the file; valid until the next call. A file that ends before is damaged. */
+/* The next len (at most DELTA_LARGEST_BLOCK) bytes of the file; valid until the next call. A file that ends before is
+ * damaged. */
 static int take_bytes(struct loading *l, size_t len, const unsigned char **out)
 {
     if (l->file_size - l->offset < len)

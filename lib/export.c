@@ -1,11 +1,12 @@
 /* Handing an image to another process: a sealed, read-only descriptor.
  *
- * An image that is a whole memory object, to the byte, is sealed where it is. This store then takes no more chunks: it is taken out of
- * the pool, which makes another one when it needs it. Everything else that the library does with a chunk only reads it;
- * a writer that would have stored into it finds that it cannot map it for writing, and is a shadow.
- * Any other image is copied into a new object. If nobody else refers to the image's pages, the snapshot moves over to the copy and the
- * old pages are freed, so the next export is of the first kind. It stays where it is while its pages are shared: moving would cost the
- * memory of a copy for as long as the snapshot lives, and its relatives could not be told apart without being read. */
+ * An image that is a whole memory object, to the byte, is sealed where it is. This store then takes no more chunks: it
+ * is taken out of the pool, which makes another one when it needs it. Everything else that the library does with a
+ * chunk only reads it; a writer that would have stored into it finds that it cannot map it for writing, and is a
+ * shadow. Any other image is copied into a new object. If nobody else refers to the image's pages, the snapshot moves
+ * over to the copy and the old pages are freed, so the next export is of the first kind. It stays where it is while its
+ * pages are shared: moving would cost the memory of a copy for as long as the snapshot lives, and its relatives could
+ * not be told apart without being read. */
 #include "config.h"
 
 #include <errno.h>
@@ -33,8 +34,8 @@ static struct chunk *whole_store(const struct image *i)
 
 /* ---- sealing what is there ---- */
 
-/* Takes the store out of the pool if nobody but the pool and the one chunk refers to it. Who is about to allocate from the store has
- * taken a reference under the pool's lock; after this nobody can get one any more. */
+/* Takes the store out of the pool if nobody but the pool and the one chunk refers to it. Who is about to allocate from
+ * the store has taken a reference under the pool's lock; after this nobody can get one any more. */
 static bool retire(struct pool *p, struct store *s)
 {
     bool ours;
@@ -88,7 +89,8 @@ static size_t stored_pages(const struct image *i)
     return n;
 }
 
-/* Copies [page, limit) of the image to its place in the window. *touched: so many bytes from the start on have their huge pages. */
+/* Copies [page, limit) of the image to its place in the window. *touched: so many bytes from the start on have their
+ * huge pages. */
 static int copy_run(const struct run *r, char *window, size_t *touched)
 {
     size_t ps = ms_os->page_size(), huge = ms_os->huge_size(), from = r->first * ps, to = from + r->pages * ps;

@@ -1,8 +1,9 @@
 /* Saving a snapshot: its bytes as a plain file.
  *
- * Only taking the image is done inside ms_enter, and giving it back. In between no lock is held, however long the device takes: an
- * image is immutable, and the reference to it keeps its chunks and their windows alive. A fork(2) meanwhile does no harm,
- * because nothing but reading goes on; the child has one reference too many, to memory that it shares with its parent. */
+ * Only taking the image is done inside ms_enter, and giving it back. In between no lock is held, however long the
+ * device takes: an image is immutable, and the reference to it keeps its chunks and their windows alive. A fork(2)
+ * meanwhile does no harm, because nothing but reading goes on; the child has one reference too many, to memory that it
+ * shares with its parent. */
 #include "config.h"
 
 #include "save.h"
@@ -92,8 +93,8 @@ static int output_read(struct output *o, uint64_t at, const struct chunk *c, uin
     return e;
 }
 
-/* What nobody ever wrote to the store must not be looked at: that would give it memory. 1: there is a stretch of data; 0: only holes
- * are left. */
+/* What nobody ever wrote to the store must not be looked at: that would give it memory. 1: there is a stretch of data;
+ * 0: only holes are left. */
 static int next_data(const struct chunk *c, uint64_t from, uint64_t end, uint64_t *start, uint64_t *stop)
 {
     if (c->store->kind == STORE_HEAP || end - from < WORTH_ASKING) {

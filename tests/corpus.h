@@ -1,4 +1,5 @@
-/* The images that the files of tests/data are about, for the program that makes the files and the test that loads them. */
+/* The images that the files of tests/data are about, for the program that makes the files and the test that loads
+ * them. */
 #ifndef MS_TEST_CORPUS_H
 #define MS_TEST_CORPUS_H
 

@@ -1,4 +1,5 @@
-/* Deltas: what is written is loaded again, whatever the change; wrong bases and damaged files are refused; the corpus. */
+/* Deltas: what is written is loaded again, whatever the change; wrong bases and damaged files are refused; the
+ * corpus. */
 #include "config.h"
 
 #include <fcntl.h>
@@ -312,7 +313,8 @@ static void test_arguments(void)
     memsnap_snapshot_unref(larger);
 }
 
-/* A base that differs in any byte that the delta replaces; one that differs everywhere; one that lacks an earlier link. */
+/* A base that differs in any byte that the delta replaces; one that differs everywhere; one that lacks an earlier
+ * link. */
 static void test_wrong_base(void)
 {
     size_t size = 500 * page;

@@ -17,6 +17,7 @@ static void init_sizes(void)
 {
     const size_t list[N_SIZES] = {0, 1, page - 1, page, page + 1, 2 * MIB - 1, 2 * MIB, 2 * MIB + 1, 5 * MIB};
     memcpy(sizes, list, sizeof sizes);
+    shrink_for_valgrind(sizes, N_SIZES);
 }
 
 /* The three ways to look at a file. Heap pages cannot map one. */
@@ -104,7 +105,7 @@ static void test_descriptor(void)
 
 static void test_sparse(void)
 {
-    size_t size = 64 * MIB;
+    size_t size = on_valgrind() ? MIB : 64 * MIB;
     char *path = temp_path("sparse");
     int fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0600);
     g_assert_cmpint(ftruncate(fd, (off_t)size), ==, 0);
@@ -321,7 +322,7 @@ static int sealed_memfd(const void *data, size_t size, int seals)
 /* Nobody can change it any more: it is adopted, not copied. */
 static void test_sealed_memfd(void)
 {
-    size_t size = 16 * MIB + 100;
+    size_t size = (on_valgrind() ? MIB : 16 * MIB) + 100;
     unsigned char *data = pattern(size, 1);
     int fd = sealed_memfd(data, size, F_SEAL_WRITE | F_SEAL_SHRINK | F_SEAL_GROW);
     if (fd < 0) {
@@ -526,7 +527,7 @@ static void test_map_copies_nothing(void)
 {
     if (no_shared_files())
         return;
-    size_t size = 32 * MIB;
+    size_t size = on_valgrind() ? MIB : 32 * MIB;
     unsigned char *data = pattern(size, 1);
     char *path = temp_file("image", data, size);
     size_t objects = object_bytes(), anonymous = resident("RssAnon");

@@ -1,7 +1,7 @@
 /* Makes the files of tests/data, and the README there: make-corpus DIRECTORY.
  *
- * A writer of its own, made from doc/file-format.txt, so that the library's reader is not only tried with what the library's writer
- * wrote. It is slow and plain. */
+ * A writer of its own, made from doc/file-format.txt, so that the library's reader is not only tried with what the
+ * library's writer wrote. It is slow and plain. */
 #include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>

@@ -1,6 +1,6 @@
 #!/bin/sh
-# The tool of doc/examples that keeps images as a base and deltas: what comes back is what was saved, and every damage is
-# found and named with file and byte. TAP.
+# The tool of doc/examples that keeps images as a base and deltas: what comes back is what was saved, and every damage
+# is found and named with file and byte. TAP.
 #
 # MEMSNAP_IMAGE: the program; default: where the build puts it.
 
@@ -10,6 +10,9 @@ if ! test -x "$tool"; then
     exit 0
 fi
 case $tool in /*) ;; *) tool=$PWD/$tool ;; esac
+# A program that gives up leaves its memory to the system.
+ASAN_OPTIONS=${ASAN_OPTIONS:+$ASAN_OPTIONS:}detect_leaks=0
+export ASAN_OPTIONS
 work=$(mktemp -d "${TMPDIR:-/tmp}/memsnap-image-test.XXXXXX") || exit 99
 trap 'rm -rf "$work"' EXIT
 trap 'exit 99' HUP INT TERM
@@ -48,7 +51,8 @@ make_days()
 {
     head -c 3000000 /dev/urandom >day0 && head -c 2000001 /dev/zero >>day0 || return
     cp day0 day1 && change day1 5 && change day1 123456 && change day1 4999999 && change day1 4000000 || return
-    cp day1 day2 && change day2 5 && change day2 2222222 && dd if=/dev/zero of=day2 bs=4096 count=50 conv=notrunc status=none
+    cp day1 day2 && change day2 5 && change day2 2222222 &&
+        dd if=/dev/zero of=day2 bs=4096 count=50 conv=notrunc status=none
 }
 
 save_chain()
@@ -75,14 +79,16 @@ inspect_all()
 
 verify_chain()
 {
-    image verify base d1 d2 && image verify -c day2 base d1 d2 && refuses 1 'day1: byte 0: differs' verify -c day1 base d1 d2
+    image verify base d1 d2 && image verify -c day2 base d1 d2 &&
+        refuses 1 'day1: byte 0: differs' verify -c day1 base d1 d2
 }
 
 # The second day changes nothing that the first one did: only unchanged blocks can tell that the first one is missing.
 missing_link()
 {
     cp day0 e1 && change e1 1234567 && cp e1 e2 && change e2 2900000 && image save -o ed1 e1 base &&
-        image save -o ed2 e2 base ed1 && image verify -c e2 base ed1 ed2 && refuses 1 'made against another' verify base ed2
+        image save -o ed2 e2 base ed1 && image verify -c e2 base ed1 ed2 &&
+        refuses 1 'made against another' verify base ed2
 }
 
 wrong_chain()

@@ -12,6 +12,7 @@ static void init_sizes(void)
 {
     const size_t list[N_SIZES] = {1, page, 3 * page + 1, 5 * page, 100 * page + 7, 2 * MIB, 2 * MIB + 1, 5 * MIB};
     memcpy(sizes, list, sizeof sizes);
+    shrink_for_valgrind(sizes, N_SIZES);
 }
 
 static void store(memsnap_view *v, unsigned char *model, size_t size, struct rng *rng, int times)
@@ -67,7 +68,7 @@ static void test_stores_are_seen(void)
             v = view_mut(s);
             void *address = memsnap_view_data(v);
             assert_same(bytes(v), model, size);
-            for (int round = 0; round < 4; round++) {
+            for (int round = 0; round < (on_valgrind() ? 2 : 4); round++) {
                 store(v, model, size, &rng, 6);
                 assert_content(s, model, size);
                 store(v, model, size, &rng, 6);
@@ -568,7 +569,7 @@ static void test_atomic(void)
 
 static void test_open_flags(void)
 {
-    size_t size = 2 * MIB + 5 * page;
+    size_t size = (on_valgrind() ? 20 * page : 2 * MIB) + 5 * page;
     unsigned char *model = pattern(size, 1);
     struct rng rng = {18};
     for (unsigned flags = 0; flags < 8; flags++) {

@@ -15,6 +15,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include "../lib/annotate.h"
 #include "support.h"
 
 static void assert_file(const char *path, const void *expected, size_t size)
@@ -141,10 +142,10 @@ static void test_stored_zeros(void)
 static void test_mapped_file(void)
 {
     size_t size = 2 * MIB + 100;
-    unsigned char *data = pattern(size, 1);
-    memset(data + MIB / 2, 0, MIB);
     if (config_is("heap"))
         return;
+    unsigned char *data = pattern(size, 1);
+    memset(data + MIB / 2, 0, MIB);
     char *from = temp_file("from", data, size), *to = temp_path("to");
     const unsigned ways[] = {MEMSNAP_FILE_MAP, MEMSNAP_FILE_SHARED};
     for (size_t i = 0; i < G_N_ELEMENTS(ways); i++) {
@@ -409,7 +410,7 @@ static void test_file_size_limit(void)
 /* In a mount namespace of the child's own: a file system of 1 MiB. False: skipped. */
 static bool mount_small(const char *dir, unsigned long flags)
 {
-    if (unshare(CLONE_NEWNS) < 0 || mount(NULL, "/", NULL, MS_REC | MS_PRIVATE, NULL) < 0 ||
+    if (unshare(CLONE_NEWNS) < 0 || mount("none", "/", "none", MS_REC | MS_PRIVATE, "") < 0 ||
         mount("tmpfs", dir, "tmpfs", flags, "size=1m") < 0) {
         test_skip("may not mount a file system");
         return false;
@@ -573,7 +574,8 @@ static void ignore(int signal)
 static void test_interrupted(void)
 {
     struct sigaction action = {.sa_handler = ignore}, was;
-    struct itimerval often = {{0, 500}, {0, 500}}, never = {{0, 0}, {0, 0}};
+    long every = on_valgrind() ? 100000 : 500;      /* microseconds */
+    struct itimerval often = {{0, every}, {0, every}}, never = {{0, 0}, {0, 0}};
     unsigned char *data = pattern(2 * MIB, 1);
     memsnap_snapshot *s = snap(data, 2 * MIB);
     char *path = temp_path("image");
@@ -599,46 +601,35 @@ static void save_for_ever(memsnap_snapshot *a, memsnap_snapshot *b, const char *
             child_exit(1);
 }
 
-/* The one or the other image, and no other name. */
+/* The one or the other image. Beside it at the most the one name that a save killed between link and rename leaves. */
 static void check_survivor(const char *path, const unsigned char *a, const unsigned char *b, size_t size)
 {
     char *content = NULL;
     gsize len = 0;
-    g_assert_cmpuint(names_beside(path), ==, 1);
+    g_assert_cmpuint(names_beside(path), <=, 2);
     g_assert_true(g_file_get_contents(path, &content, &len, NULL));
     g_assert_cmpuint(len, ==, size);
     g_assert_true(memcmp(content, a, size) == 0 || memcmp(content, b, size) == 0);
     g_free(content);
 }
 
-/* What gives the file its name may outlive the killed process by an instant: waits until nobody has the pipe's other end any more. */
-static void wait_for_all(int end)
-{
-    char byte;
-    g_assert_cmpint(read(end, &byte, 1), ==, 0);
-    close(end);
-}
-
 static void kill_while_saving(memsnap_snapshot *a, memsnap_snapshot *b, const char *path, unsigned flags, gulong after)
 {
-    int ends[2], status;
-    g_assert_cmpint(pipe(ends), ==, 0);
+    int status;
     pid_t pid = fork();
     g_assert_cmpint(pid, >=, 0);
     if (pid == 0)
         save_for_ever(a, b, path, flags);
-    close(ends[1]);
     g_usleep(after);
     kill(pid, SIGKILL);
     g_assert_cmpint(waitpid(pid, &status, 0), ==, pid);
     g_assert_true(WIFSIGNALED(status));
-    wait_for_all(ends[0]);
 }
 
 static void test_killed(void)
 {
     size_t size = 60 * page;
-    int rounds = on_valgrind() || on_sanitizer() ? 20 : 300;
+    int rounds = on_sanitizer() || on_valgrind() ? 40 : 300;
     unsigned char *a = pattern(size, 1), *b = pattern(size, 2);
     memsnap_snapshot *sa = snap(a, size), *sb = snap(b, size);
     char *path = temp_path("image");
@@ -649,11 +640,30 @@ static void test_killed(void)
         kill_while_saving(sa, sb, path, i % 3 ? MEMSNAP_SAVE_NOSYNC : 0, 500 + rng_below(&r, 6000));
         check_survivor(path, a, b, size);
     }
+    assert_ok(memsnap_snapshot_save(sa, path, 0));
+    g_assert_cmpuint(names_beside(path), ==, 1);        /* the next save clears up after the killed one */
     g_free(path);
     memsnap_snapshot_unref(sa);
     memsnap_snapshot_unref(sb);
     g_free(a);
     g_free(b);
+}
+
+/* What is left under the temporary name is in nobody's way. */
+static void test_leftover(void)
+{
+    unsigned char *a = pattern(3 * page, 1);
+    memsnap_snapshot *s = snap(a, 3 * page);
+    char *path = temp_path("image"), *dir = g_path_get_dirname(path), *left = g_build_filename(dir, ".image.new", NULL);
+    assert_ok(memsnap_snapshot_save(s, path, 0));
+    g_assert_true(g_file_set_contents(left, "half", 4, NULL));
+    assert_ok(memsnap_snapshot_save(s, path, MEMSNAP_SAVE_NOSYNC));
+    assert_file(path, a, 3 * page);
+    g_free(left);
+    g_free(dir);
+    g_free(path);
+    memsnap_snapshot_unref(s);
+    g_free(a);
 }
 
 /* Children that save forks of their own state go on after their parent changed it. */
@@ -702,6 +712,7 @@ int main(int argc, char **argv)
     test_add("save/same-name", test_same_name, 0);
     test_add("save/interrupted", test_interrupted, 0);
     test_add("save/killed", test_killed, 0);
+    test_add("save/leftover", test_leftover, 0);
     test_add("save/fork", test_fork, 0);
     return g_test_run();
 }

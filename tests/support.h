@@ -60,6 +60,8 @@ static inline size_t least(size_t a, size_t b)         /* GLib's MIN evaluates t
 uint64_t rng_next(struct rng *r);
 size_t rng_below(struct rng *r, size_t limit);          /* limit > 0 */
 size_t round_up(size_t size);                           /* to whole pages */
+/* Under valgrind, which looks at every byte, large sizes become a few pages and the same odd bytes. */
+void shrink_for_valgrind(size_t *sizes, size_t n);
 void fill(void *p, size_t size, uint64_t seed);         /* no page comes out all zero */
 unsigned char *pattern(size_t size, uint64_t seed);     /* g_malloc()ed */
 bool all_zero(const void *p, size_t size);

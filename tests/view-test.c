@@ -13,6 +13,7 @@ static void init_sizes(void)
 {
     const size_t list[N_SIZES] = {1, page - 1, page, 4 * page, 5 * page + 1, 2 * MIB - 1, 2 * MIB, 5 * MIB + 17};
     memcpy(sizes, list, sizeof sizes);
+    shrink_for_valgrind(sizes, N_SIZES);
 }
 
 /* Changes some pages of the view, and the model with them. */
@@ -56,7 +57,7 @@ static void test_isolation(void)
 
 static void test_zeroed_isolation(void)
 {
-    size_t size = 3 * MIB + 5;
+    size_t size = (on_valgrind() ? 20 * page : 3 * MIB) + 5;
     unsigned char *zero = g_malloc0(size);
     memsnap_snapshot *s = snap_zero(size);
     memsnap_view *v = view(s), *w = view(s);
@@ -72,7 +73,7 @@ static void test_zeroed_isolation(void)
 
 static void test_open_flags(void)
 {
-    size_t size = 2 * MIB + 3 * page + 9;
+    size_t size = (on_valgrind() ? 20 * page : 2 * MIB) + 3 * page + 9;
     unsigned char *data = pattern(size, 1);
     memsnap_snapshot *s = snap(data, size);
     for (unsigned flags = 0; flags < 8; flags++) {
@@ -210,7 +211,7 @@ static void test_take_restore_take(void)
     unsigned char *data = pattern(size, 1), *model = g_malloc(size);
     memsnap_snapshot *s = snap(data, size);
     memsnap_view *v = view(s);
-    for (int i = 0; i < 200; i++) {
+    for (int i = 0; i < (on_valgrind() ? 15 : 200); i++) {
         memcpy(model, data, size);
         assert_ok(memsnap_view_restore(v));
         assert_same(bytes(v), data, size);
@@ -366,7 +367,7 @@ static void test_many_snapshots(void)
 static void test_nested(void)
 {
     enum { DEPTH = 40 };
-    size_t size = 64 * page + 5;
+    size_t size = (on_valgrind() ? 8 : 64) * page + 5;
     unsigned char *model[DEPTH];
     memsnap_snapshot *s[DEPTH];
     struct rng rng = {21};
@@ -451,7 +452,7 @@ static void test_restore(void)
 /* The same pages again and again, others each time, nearly all and nearly none: every way to restore is taken. */
 static void test_restore_working_sets(void)
 {
-    size_t size = 4 * MIB, pages = size / page;
+    size_t size = on_valgrind() ? 256 * page : 4 * MIB, pages = size / page;
     const size_t writes[] = {0, 1, 16, 200, pages};
     unsigned char *data = pattern(size, 1);
     struct rng rng = {6};
@@ -939,7 +940,7 @@ static void test_recycling_follows_the_snapshot(void)
     struct rng rng = {13};
     memsnap_snapshot *s = snap(model, size);
     memsnap_view *m = view_mut(s);
-    for (int round = 0; round < 100; round++) {
+    for (int round = 0; round < (on_valgrind() ? 10 : 100); round++) {
         memsnap_view *v = view(s), *w = view(s);
         assert_same(bytes(v), model, size);
         memset(bytes(w), round, size);
@@ -980,7 +981,7 @@ static void test_recycling_outlives_handles(void)
 /* Odd pages dirty for ever: opening such images must not eat the process's mappings. */
 static void test_fragmented(void)
 {
-    size_t size = 8 * MIB, maps = mappings();
+    size_t size = on_valgrind() ? 128 * page : 8 * MIB, maps = mappings();
     unsigned char *model = pattern(size, 1);
     memsnap_snapshot *s = snap(model, size);
     memsnap_view *v = view(s), *w[4];

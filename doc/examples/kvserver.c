@@ -96,6 +96,7 @@ struct saving {
     uint64_t last_capture_us;       /* of that, the library's part */
     uint64_t max_pause_us, last_save_ms;
     char last_error[200];
+    struct memsnap_view_stats view; /* after the last capture: asking waits as long as one takes, which INFO must not */
 };
 
 struct shard_lock {
@@ -347,8 +348,8 @@ static void count_entries(uint64_t *keys, uint64_t *used)
 
 /* ---- saving: whoever sets `running` does it, alone -------------------------------------------------- */
 
-/* Before the first capture: the fewer pages the image's memory is in, the faster it is frozen. The kernel gathers them into
- * huge ones while the writers go on; where it cannot, the pause is longer and nothing else. */
+/* Before the first capture: the fewer pages the image's memory is in, the faster it is frozen. The kernel gathers them
+ * into huge ones while the writers go on; where it cannot, the pause is longer and nothing else. */
 static void gather_huge_pages(void)
 {
     const size_t huge = 2u << 20;
@@ -360,8 +361,8 @@ static void gather_huge_pages(void)
         madvise(server.image + at, huge, MADV_COLLAPSE);
 }
 
-/* From the second capture on the library copies what was written since the one before. Most of that can be done with the
- * writers running, in snapshots that nobody keeps: for the pause is left what they wrote during the last of them. */
+/* From the second capture on the library copies what was written since the one before. Most of that can be done with
+ * the writers running, in snapshots that nobody keeps: for the pause is left what they wrote during the last one. */
 static int copy_ahead(void)
 {
     uint64_t before = UINT64_MAX;
@@ -398,7 +399,10 @@ static int capture(bool last, memsnap_snapshot **out)
     uint64_t end = now_us();
     if (error < 0)
         return error;
+    struct memsnap_view_stats view = { .size = sizeof view };
+    memsnap_view_stats(server.view, &view);
     pthread_mutex_lock(&s->lock);
+    s->view = view;
     s->count++;
     s->last_capture_us = captured - stopped;
     s->last_pause_us = end - start;
@@ -824,11 +828,9 @@ static void do_quit(struct client *c, const struct slice *arg, size_t args)
 static void print_info(FILE *f)
 {
     struct saving *s = &server.saving;
-    struct memsnap_view_stats view = { .size = sizeof view };
     uint64_t keys, used;
 
     count_entries(&keys, &used);
-    memsnap_view_stats(server.view, &view);
     pthread_mutex_lock(&server.slab);
     uint64_t unused = header()->unused;
     pthread_mutex_unlock(&server.slab);
@@ -837,9 +839,9 @@ static void print_info(FILE *f)
     fprintf(f, "tcp_port:%u\r\nuptime_in_seconds:%lld\r\n", server.port, (long long)(time(NULL) - server.started));
     fprintf(f, "\r\n# Clients\r\nconnected_clients:%u\r\n", atomic_load(&server.clients));
     fprintf(f, "\r\n# Memory\r\nimage_size:%" PRIu64 "\r\nimage_used:%" PRIu64 "\r\n", header()->size, unused);
-    fprintf(f, "entries_used:%" PRIu64 "\r\nview_private:%zu\r\n", used, view.private_bytes);
-    fprintf(f, "view_mappings:%zu\r\n", view.mappings);
+    fprintf(f, "entries_used:%" PRIu64 "\r\n", used);
     pthread_mutex_lock(&s->lock);
+    fprintf(f, "view_private:%zu\r\nview_mappings:%zu\r\n", s->view.private_bytes, s->view.mappings);
     fprintf(f, "\r\n# Persistence\r\nfile:%s\r\nrdb_bgsave_in_progress:%d\r\n", server.file, s->running);
     fprintf(f, "rdb_last_save_time:%lld\r\nrdb_last_bgsave_status:%s\r\n", (long long)s->last_time,
             s->last_ok ? "ok" : "err");
@@ -1088,6 +1090,8 @@ static void drop_client(struct worker *w, struct client *c)
         p = &(*p)->next;
     *p = c->next;
     pthread_mutex_unlock(&w->lock);
+    /* Closing alone would leave it watched for as long as a child process has a copy of the descriptor. */
+    epoll_ctl(w->epoll, EPOLL_CTL_DEL, c->fd, NULL);
     close(c->fd);
     free(c->in.data);
     free(c->out.data);

@@ -1,34 +1,31 @@
-/* Files that appear under their name whole, and objects that are sealed and handed to other processes. Serves both tables.
+/* Files that appear under their name whole, and objects that are sealed and handed to other processes. Serves both
+ * tables.
  *
- * A file is written without a name where the file system can do that, so that nothing is left of it if the process is killed. If
- * nothing has the name yet, linking it there is one system call. Replacing a file takes two, linking under a temporary name and
- * renaming, and a process killed between them leaves that name behind (measured: 1 in 150 kills). So a helper process of a few
- * microseconds' life does the two: a signal that kills this process does not reach it. It shares this memory instead of copying
- * it, sends no signal when it ends, and no wait(2) of the program's sees it. Where it cannot be had, this process does the two. */
+ * A file is written without a name where the file system can do that, so that nothing is left of it if the process is
+ * killed. If nothing has the name yet, linking it there is one system call. Replacing a file takes two, linking under a
+ * temporary name and renaming, and a process killed between them leaves that name behind (measured: 1 in 150 kills of a
+ * program that does nothing but save). The name is made from the file's, so the next save to it removes what is
+ * left. */
 #include "config.h"
 
 #include "os/internal.h"
 
-#include "annotate.h"
-
 #include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
-#include <signal.h>
 #include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/file.h>
 #include <sys/mman.h>
 #include <time.h>
 #include <unistd.h>
 
 #ifdef __linux__
 # include <linux/fs.h>
-# include <sched.h>
 # include <sys/ioctl.h>
 # include <sys/syscall.h>
-# include <sys/wait.h>
 # include <sys/xattr.h>
 #endif
 
@@ -36,7 +33,7 @@
 # define RENAME_NOREPLACE (1 << 0)
 #endif
 
-enum { MOST_LINKS = 40, TEMPORARY_NAME = 64, HELPER_STACK = 1 << 16 };
+enum { MOST_LINKS = 40, TEMPORARY_NAME = 64 };
 
 /* Where a file is to appear. */
 struct place {
@@ -89,9 +86,9 @@ static char *link_target(const char *path)
     return target;
 }
 
-/* A symbolic link stays, and the file that it leads to (or would) is replaced, as when one opens it for writing: who made the
- * link wants the bytes there. The kernel has followed the links before this does (see look), with its own rules for whose
- * links may be followed. */
+/* A symbolic link stays, and the file that it leads to (or would) is replaced, as when one opens it for writing: who
+ * made the link wants the bytes there. The kernel has followed the links before this does (see look), with its own
+ * rules for whose links may be followed. */
 static int follow_links(const char *path, char **final)
 {
     char *at = strdup(path);
@@ -205,6 +202,7 @@ static int open_nameless(const struct place *p)
 #else
     (void)p;
 #endif
+    errno = ENOTSUP;
     return -1;
 }
 
@@ -232,7 +230,7 @@ static int open_named(struct place *p)
 static int open_new(struct place *p, struct os_object *file)
 {
     int fd = open_nameless(p);
-    if (fd < 0)
+    if (fd < 0 && errno != EMFILE && errno != ENFILE && errno != ENOMEM)
         fd = open_named(p);
     if (fd < 0) {
         p->temporary[0] = 0;
@@ -279,8 +277,8 @@ void ms_save_abandon(struct os_saving *s)
 
 /* ---- what it takes over from the old file ------------------------------------------------------- */
 
-/* A file with an access control list shows the list's mask as its group's permissions, so those must not come alone. True if the
- * new file has the list, or there is none. */
+/* A file with an access control list shows the list's mask as its group's permissions, so those must not come alone.
+ * True if the new file has the list, or there is none. */
 static bool keep_access_list(const struct place *p, int fd)
 {
 #ifdef __linux__
@@ -300,7 +298,8 @@ static bool keep_access_list(const struct place *p, int fd)
 #endif
 }
 
-/* Owner and group where the process may set them. What was granted to another owner or group must not pass to the new one. */
+/* Owner and group where the process may set them. What was granted to another owner or group must not pass to the new
+ * one. */
 static int keep_attributes(const struct place *p, int fd)
 {
     mode_t mode = p->old.st_mode & 07777;
@@ -332,71 +331,66 @@ static int link_nameless(int fd, int dir, const char *name)
     return linkat(AT_FDCWD, path, dir, name, AT_SYMLINK_FOLLOW);
 }
 
-/* Two system calls with nothing between them. errno, or 0. Also runs in the helper. */
-struct replacement {
-    int fd, dir;
-    const char *temporary, *name;
-};
-
-static int replace(void *arg)
+static int link_as(int fd, int dir, const char *name)
 {
-    const struct replacement *r = arg;
-    if (link_nameless(r->fd, r->dir, r->temporary) < 0)
-        return errno;
-    if (renameat(r->dir, r->temporary, r->dir, r->name) == 0)
-        return 0;
-    int e = errno;
-    unlinkat(r->dir, r->temporary, 0);
-    return e;
+    return link_nameless(fd, dir, name) < 0 ? ms_os_error(errno) : 0;
 }
 
-/* True if the name means the file now: what has become of a helper that cannot be asked. */
-static bool is_in_place(const struct replacement *r)
+/* Names that every save to the file tries in the same order: ".NAME.new", ".NAME.new1" and so on; made from a sum where the name is
+ * too long for that. */
+static void name_after(const char *name, unsigned k, char temporary[TEMPORARY_NAME])
+{
+    uint64_t sum = 14695981039346656037u;       /* FNV-1a */
+    char number[12] = "";
+    if (k)
+        snprintf(number, sizeof number, "%u", k);
+    if (strlen(name) + sizeof number + sizeof "..new" <= TEMPORARY_NAME) {
+        snprintf(temporary, TEMPORARY_NAME, ".%s.new%s", name, number);
+        return;
+    }
+    for (const char *c = name; *c; c++)
+        sum = (sum ^ (unsigned char)*c) * 1099511628211u;
+    snprintf(temporary, TEMPORARY_NAME, ".memsnap-%llx.new%s", (unsigned long long)sum, number);
+}
+
+/* Removes what a killed save left under the name. A save that lives holds a lock on its file. */
+static bool remove_leftover(const struct place *p, const char *temporary)
 {
     struct stat file, named;
-    return fstat(r->fd, &file) == 0 && fstatat(r->dir, r->name, &named, AT_SYMLINK_NOFOLLOW) == 0 &&
-           file.st_dev == named.st_dev && file.st_ino == named.st_ino;
+    bool removed = false;
+    int fd = open_again(p->dir, temporary, O_RDONLY | O_NOFOLLOW | O_NONBLOCK, 0);
+    if (fd < 0)
+        return false;
+    if (flock(fd, LOCK_EX | LOCK_NB) == 0 && fstat(fd, &file) == 0 &&
+        fstatat(p->dir, temporary, &named, AT_SYMLINK_NOFOLLOW) == 0 && file.st_ino == named.st_ino)
+        removed = unlinkat(p->dir, temporary, 0) == 0;
+    close(fd);
+    return removed;
 }
 
-#if defined __linux__ && !defined MS_TSAN       /* whose runtime does not survive such a child */
-
-static int wait_for(pid_t pid, const struct replacement *r)
+/* The two calls, with nothing between them. */
+static int replace(struct place *p, int fd)
 {
-    int status;
-    pid_t ended;
-    do
-        ended = waitpid(pid, &status, __WALL);
-    while (ended < 0 && errno == EINTR);
-    if (ended == pid && WIFEXITED(status))
-        return WEXITSTATUS(status);
-    return is_in_place(r) ? 0 : EIO;
+    enum { NAMES = 1000 };
+    char temporary[TEMPORARY_NAME];
+    flock(fd, LOCK_EX | LOCK_NB);
+    for (unsigned k = 0; k < NAMES; k++) {
+        name_after(p->name, k, temporary);
+        int e = link_as(fd, p->dir, temporary);
+        if (e == -EEXIST && remove_leftover(p, temporary))
+            e = link_as(fd, p->dir, temporary);
+        if (e == -EEXIST)
+            continue;
+        if (e < 0)
+            return e;
+        if (renameat(p->dir, temporary, p->dir, p->name) == 0)
+            return 0;
+        e = ms_os_error(errno);
+        unlinkat(p->dir, temporary, 0);
+        return e;
+    }
+    return -EIO;                /* a thousand saves to one file at once, or a directory full of strangers' names */
 }
-
-/* -1: no helper can be had. Signals are blocked so that it runs no handler of the program's in the program's memory. */
-static int replace_in_helper(struct replacement *r)
-{
-    sigset_t all, before;
-    char *stack = mmap(NULL, HELPER_STACK, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-    if (stack == MAP_FAILED)
-        return -1;
-    sigfillset(&all);
-    pthread_sigmask(SIG_SETMASK, &all, &before);
-    pid_t pid = clone(replace, stack + HELPER_STACK, CLONE_VM | CLONE_VFORK, r);
-    int e = pid < 0 ? -1 : wait_for(pid, r);
-    pthread_sigmask(SIG_SETMASK, &before, NULL);
-    munmap(stack, HELPER_STACK);
-    return e;
-}
-
-#else
-
-static int replace_in_helper(struct replacement *r)
-{
-    (void)r;
-    return -1;
-}
-
-#endif
 
 static int publish_nameless(struct place *p, int fd)
 {
@@ -406,16 +400,7 @@ static int publish_nameless(struct place *p, int fd)
         if (errno != EEXIST || p->exclusive)
             return ms_os_error(errno);
     }
-    char temporary[TEMPORARY_NAME];
-    struct replacement r = {fd, p->dir, temporary, p->name};
-    int e;
-    do {
-        choose_name(temporary);
-        e = replace_in_helper(&r);
-        if (e < 0)
-            e = replace(&r);
-    } while (e == EEXIST);
-    return e ? ms_os_error(e) : 0;
+    return replace(p, fd);
 }
 
 static int rename_exclusive(struct place *p)
@@ -545,9 +530,9 @@ static int open_read_only(const struct os_object *o)
     return -1;
 }
 
-/* A shared mapping counts as writable if its descriptor is, whatever its protection, and no object is sealed against writing
- * under such a one. Exchanging the window for a mapping of a read-only descriptor is atomic: who reads through it meets the
- * same bytes. */
+/* A shared mapping counts as writable if its descriptor is, whatever its protection, and no object is sealed against
+ * writing under such a one. Exchanging the window for a mapping of a read-only descriptor is atomic: who reads through
+ * it meets the same bytes. */
 static int exchange_window(const struct os_object *o, void *window, size_t len)
 {
     struct os_object read_only = *o;

@@ -10,5 +10,9 @@ set xlabel "seconds since BGSAVE"
 set ylabel "MiB, server and its child"
 set yrange [0:*]
 set key bottom right
-plot from."/redis.memory" using 1:2 with linespoints linewidth 2 pointtype 7 pointsize 0.4 linecolor rgb "#c04000" title "redis-server (fork)", \
-     from."/ours.memory" using 1:2 with linespoints linewidth 2 pointtype 7 pointsize 0.4 linecolor rgb "#0060a8" title "kvserver (memsnap)"
+set style data linespoints
+set style increment user
+set style line 1 linewidth 2 pointtype 7 pointsize 0.4 linecolor rgb "#c04000"
+set style line 2 linewidth 2 pointtype 7 pointsize 0.4 linecolor rgb "#0060a8"
+plot from."/redis.memory" using 1:2 title "redis-server (fork)", \
+     from."/ours.memory" using 1:2 title "kvserver (memsnap)"

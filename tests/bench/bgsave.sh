@@ -1,6 +1,6 @@
 #!/bin/sh
-# What a background save costs a server with its data in a mutable view, beside Redis, which forks: the same keys and values
-# in both, in one run, in turn. Prints a table of the pauses, of what clients notice, and of the memory that it takes.
+# What a background save costs a server with its data in a mutable view, beside Redis, which forks: the same keys and
+# values in both, in one run, in turn. Prints a table of the pauses, of what clients notice, and of the memory it takes.
 #
 #   bgsave.sh [-k FILE] [-m MIB] [-p DIR] [-r ROUNDS]
 #
@@ -9,15 +9,15 @@
 #   -p DIR     draw bgsave.svg, memory over time, there (needs gnuplot)
 #   -r ROUNDS  saves of each kind (5)
 #
-# KVSERVER, KVCHECK: the programs; default: where the build puts them. Loopback only. Neither server outlives the script.
-# The pauses are what the servers themselves report: for Redis the fork alone (latest_fork_usec), for ours the time from the
-# first writer stopped to the last one released (last_pause_usec).
+# KVSERVER, KVCHECK: the programs; default: where the build puts them. Loopback only. No server outlives the script.
+# The pauses are what the servers themselves report: for Redis the fork alone (latest_fork_usec), for ours the time from
+# the first writer stopped to the last one released (last_pause_usec).
 set -u
 server=${KVSERVER:-doc/examples/kvserver}
 check=${KVCHECK:-tests/kvcheck}
 mib=1024 rounds=5 keep= plots=
 value=984           # with key and header a block of 1024 bytes in both
-writers=4 load_ms=6000
+writers=4
 while getopts k:m:p:r: option; do
     case $option in
     k) keep=$OPTARG ;;
@@ -32,7 +32,10 @@ for program in "$server" "$check" redis-server redis-cli; do
 done
 keys=$((mib * 1024))
 free=$(awk '/^MemAvailable/ { print int($2 / 1024) }' /proc/meminfo)
-test "$free" -ge $((mib * 4)) || { echo "bgsave.sh: $free MiB of memory are free, $((mib * 4)) are needed: give a smaller -m" >&2; exit 77; }
+if test "$free" -lt $((mib * 4)); then
+    echo "bgsave.sh: $free MiB of memory are free, $((mib * 4)) are needed: give a smaller -m" >&2
+    exit 77
+fi
 
 work=$(mktemp -d "${TMPDIR:-/tmp}/bgsave.XXXXXX") || exit 1
 our_guard= redis_guard= our_pid= redis_pid=
@@ -51,9 +54,13 @@ die() { echo "bgsave.sh: $*" >&2; exit 1; }
 
 # ---- the servers -----------------------------------------------------------------------------------
 
+# field PORT NAME
+field() { timeout 60 redis-cli -p "$1" info | tr -d '\r' | sed -n "s/^$2://p"; }
+
 start_ours()
 {
-    timeout -s KILL 1800 "$server" --port 0 --size $((mib * 9 / 8 + 64))M --file "$work/ours.img" >"$work/ours.log" 2>&1 &
+    timeout -s KILL 1800 "$server" --port 0 --size $((mib * 9 / 8 + 64))M --file "$work/ours.img" \
+        >"$work/ours.log" 2>&1 &
     for delay in 0.05 0.1 0.2 0.5 1 2 5; do
         sleep $delay
         ready=$(sed -n 's/.*process \([0-9]*\) is ready on 127\.0\.0\.1:\([0-9]*\),.*/\1 \2/p' "$work/ours.log")
@@ -67,21 +74,24 @@ start_redis()
 {
     for try in 1 2 3 4 5 6 7 8; do
         redis_port=$(awk -v s="$$$try" 'BEGIN { srand(s); print 20000 + int(rand() * 12000) }')
-        timeout -s KILL 1800 redis-server --port "$redis_port" --bind 127.0.0.1 --dir "$work" --dbfilename redis.rdb --save '' \
-            --appendonly no --rdbcompression no --daemonize no >"$work/redis.log" 2>&1 &
+        timeout -s KILL 1800 redis-server --port "$redis_port" --bind 127.0.0.1 --dir "$work" --dbfilename redis.rdb \
+            --save '' --appendonly no --rdbcompression no --daemonize no >"$work/redis.log" 2>&1 &
         for delay in 0.1 0.2 0.5 1; do
             sleep $delay
-            redis_pid=$(timeout 10 redis-cli -p "$redis_port" info server 2>/dev/null | tr -d '\r' | sed -n 's/^process_id://p')
-            test -z "$redis_pid" || { grep -q "^$redis_pid:M .*Ready to accept" "$work/redis.log" && return 0; redis_pid=; }
+            redis_pid=$(field "$redis_port" process_id 2>/dev/null)
+            # somebody else's server may have been there already
+            test -n "$redis_pid" && grep -q "^$redis_pid:M .*Ready to accept" "$work/redis.log" && return 0
+            redis_pid=
         done
     done
     die "redis-server does not start: $(tail -n 3 "$work/redis.log")"
 }
 
-# field PORT NAME
-field() { timeout 60 redis-cli -p "$1" info | tr -d '\r' | sed -n "s/^$2://p"; }
+pause_of()
+{
+    if test "$1" = ours; then field "$our_port" last_pause_usec; else field "$redis_port" latest_fork_usec; fi
+}
 
-pause_of() { if test "$1" = ours; then field "$our_port" last_pause_usec; else field "$redis_port" latest_fork_usec; fi; }
 port_of() { if test "$1" = ours; then echo "$our_port"; else echo "$redis_port"; fi; }
 
 wait_for_save() { timeout 300 "$check" wait "$(port_of "$1")" || die "a save of $1 failed"; }
@@ -117,7 +127,8 @@ watch()
     begin=$(date +%s.%N)
     while :; do
         size=$(memory_of "$1")
-        awk -v a="$begin" -v b="$(date +%s.%N)" -v m="$size" 'BEGIN { printf "%.2f\t%d\n", b - a, m }' >>"$work/$1.memory"
+        awk -v a="$begin" -v b="$(date +%s.%N)" -v m="$size" 'BEGIN { printf "%.2f\t%d\n", b - a, m }' \
+            >>"$work/$1.memory"
         test "$(field "$(port_of "$1")" rdb_bgsave_in_progress)" = 1 || break
         sleep 0.1
     done
@@ -126,6 +137,7 @@ watch()
 # ---- numbers ---------------------------------------------------------------------------------------------
 
 put() { echo "$3" >>"$work/$1.$2"; }           # put SIDE CASE NUMBER
+from_load() { sed -n "s/.*$1=\([0-9.]*\).*/\1/p" "$work/load"; }
 median() { sort -n "$1" | awk '{ v[NR] = $1 } END { print v[int((NR + 1) / 2)] }'; }
 greatest() { sort -n "$1" | tail -n 1; }
 
@@ -148,10 +160,10 @@ later_save()
     put "$1" save $((($(date +%s%N) - start) / 1000))
 }
 
-# The load goes on for a fixed time, in which a save begins: what writers notice, and what memory it takes.
+# The load begins before the save and goes on to its end: what writers notice, and what memory it takes.
 loaded_save()
 {
-    "$check" load "$(port_of "$1")" "$keys" $value $writers $load_ms >"$work/load" &
+    "$check" load "$(port_of "$1")" "$keys" $value $writers 120000 >"$work/load" &
     client=$!
     sleep 1
     rm -f "$work/$1.memory"
@@ -160,16 +172,18 @@ loaded_save()
     watch "$1"
     wait_for_save "$1"
     put "$1" loaded "$(pause_of "$1")"
+    kill $client
     wait $client || die "$1 refuses writes"
     put "$1" growth $(($(cut -f 2 "$work/$1.memory" | sort -n | tail -n 1) - before))
-    put "$1" wait "$(sed -n 's/.*longest_us=//p' "$work/load")"
-    put "$1" write "$(sed -n 's/writes=\([0-9]*\).*/\1/p' "$work/load" | awk -v ms=$load_ms '{ printf "%.2f", ms * 1000 / $1 }')"
+    put "$1" wait "$(from_load longest_us)"
+    put "$1" write "$(from_load per_write_us)"
 }
 
 quiet_load()
 {
-    "$check" load "$(port_of "$1")" "$keys" $value $writers $((load_ms / 2)) >"$work/load" || die "$1 refuses writes"
-    put "$1" quietwait "$(sed -n 's/.*longest_us=//p' "$work/load")"
+    "$check" load "$(port_of "$1")" "$keys" $value $writers 3000 >"$work/load" || die "$1 refuses writes"
+    put "$1" quietwait "$(from_load longest_us)"
+    put "$1" quietwrite "$(from_load per_write_us)"
 }
 
 now "starting both servers"
@@ -217,7 +231,8 @@ row()               # NAME CASE HOW PEER TARGET
     }' >>"$results"
 }
 {
-    echo "# $(uname -sr) $(uname -m), $(getconf _NPROCESSORS_ONLN) CPUs; $mib MiB in $keys keys; $(redis-server --version | cut -d ' ' -f 1-3)"
+    echo "# $(uname -sr) $(uname -m), $(getconf _NPROCESSORS_ONLN) CPUs; $mib MiB in $keys keys;" \
+        "$(redis-server --version | cut -d ' ' -f 1-3)"
     printf '# name\tours_us\tpeer\tpeer_us\tratio\ttarget\tverdict\tour_faults\tpeer_faults\tour_calls\tpeer_calls\n'
 } >"$results"
 row "pause of BGSAVE, the first one" first median "redis fork" 5
@@ -225,13 +240,17 @@ row "pause of BGSAVE, 1000 keys written before" later median "redis fork" 5
 row "pause of BGSAVE, $writers clients writing" loaded median "redis fork" -
 row "longest wait of a client, no save" quietwait greatest "redis" -
 row "longest wait of a client, BGSAVE meanwhile" wait greatest "redis" -
+row "time per write, no save" quietwrite median "redis" -
 row "time per write, BGSAVE meanwhile" write median "redis" -
 row "BGSAVE to its end" save median "redis" -
 row "memory growth of BGSAVE under writes, MiB" growth greatest "redis" -
 
 awk -F '\t' '/^# name/ { next } /^#/ { print substr($0, 3); next }
-!heading { printf "\n%-46s %14s  %-12s %14s %9s %7s\n", "microseconds unless it says MiB", "kvserver", "peer", "peer", "ratio", "target"
-           heading = 1 }
+!heading {
+    printf "\n%-46s %14s  %-12s %14s", "microseconds unless it says MiB", "kvserver", "peer", "peer"
+    printf " %9s %7s\n", "ratio", "target"
+    heading = 1
+}
 { printf "%-46s %14.2f  %-12s %14.2f %9.2f %7s %s\n", $1, $2, $3, $4, $5, $6, $7 == "-" ? "" : $7 }' "$results"
 
 if test -n "$plots"; then

@@ -1,0 +1,28 @@
+#!/bin/sh
+# The delta files of tests/data are those that make-corpus makes, and the loader gets through all of them. TAP.
+: "${srcdir:=.}"
+if ! test -x tests/make-corpus; then
+    echo "1..0 # SKIP its programs are not built"
+    exit 0
+fi
+tmp=corpus.$$
+mkdir "$tmp" || exit 99
+trap 'rm -rf "$tmp"' EXIT
+
+result()
+{
+    what=$1
+    shift
+    "$@" || printf 'not '
+    echo "ok $((n += 1)) - $what"
+}
+
+made()
+{
+    tests/make-corpus "$tmp" && diff -r "$tmp" "$srcdir/tests/data"
+}
+
+n=0
+result "the files are as made" made
+result "each is loaded or refused" tests/fuzz-delta "$srcdir"/tests/data/*-*
+echo 1..$n
