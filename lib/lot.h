@@ -17,7 +17,6 @@ struct lot {
     const struct image *image;      /* only views of this one are taken in; compared, never looked into */
     unsigned most, n;
     struct memsnap_view *first;     /* the one parked last, whose pages are the warmest */
-    void *hint;                     /* where a view was before: worth trying for the next */
 };
 
 int ms_lot_new(struct lot **out);

@@ -248,19 +248,19 @@ static void renew_advice(struct mapping *m)
         ms_os->advise(m->address, m->length, OS_NOFORK);
 }
 
-static int open_planned(struct mapping *m, const struct plan *p, void *at, void *hint)
+static int open_planned(struct mapping *m, const struct plan *p, void *at)
 {
     void *address;
     int e;
     if (plan_is_one(p, m->pages) && !at) {
         const struct chunk *c = p->v[0].chunk;
         e = ms_os->map_new(&c->store->object, c->offset + p->v[0].chunk_page * ms_os->page_size(), m->length,
-                           alignment(m->length), hint, OS_PRIVATE, &address);
+                           alignment(m->length), NULL, OS_PRIVATE, &address);
         if (e == 0)
             m->address = address;
         return e;
     }
-    e = ms_os->reserve(at, hint, m->length, alignment(m->length), &address);
+    e = ms_os->reserve(at, NULL, m->length, alignment(m->length), &address);
     if (e < 0)
         return e;
     m->address = address;
@@ -290,7 +290,7 @@ static int finish_open(struct mapping *m)
     return e;
 }
 
-int ms_mapping_open(struct mapping *m, struct image *i, size_t size, unsigned flags, void *at, void *hint)
+int ms_mapping_open(struct mapping *m, struct image *i, size_t size, unsigned flags, void *at)
 {
     struct plan plan = {0};
     describe(m, size, flags);
@@ -298,7 +298,7 @@ int ms_mapping_open(struct mapping *m, struct image *i, size_t size, unsigned fl
     if (e == 0)
         e = plan_image(&plan, i, &m->mapped);
     if (e == 0)
-        e = open_planned(m, &plan, at, hint);
+        e = open_planned(m, &plan, at);
     if (e == 0) {
         m->base = ms_image_ref(i);
         m->mappings = ms_max(plan.n, 1);

@@ -35,8 +35,8 @@ struct mapping {
     size_t mappings, copied_pages, restores, restored_pages, remaps;
 };
 
-/* Opens a private mapping of the image; at: there and nowhere else (-EEXIST), or NULL. hint: an address worth trying first. */
-int ms_mapping_open(struct mapping *m, struct image *i, size_t size, unsigned flags, void *at, void *hint);
+/* Opens a private mapping of the image; at: there and nowhere else (-EEXIST), or NULL. */
+int ms_mapping_open(struct mapping *m, struct image *i, size_t size, unsigned flags, void *at);
 /* Opens a shared mapping of a chunk that is the whole image: stores go into the chunk. */
 int ms_mapping_open_shared(struct mapping *m, struct chunk *c, struct image *i, size_t size, unsigned flags, void *at);
 void ms_mapping_close(struct mapping *m);

@@ -50,7 +50,7 @@ static int open_new(struct memsnap_snapshot *s, struct image *i, unsigned flags,
     struct memsnap_view *v = view_alloc();
     if (!v)
         return -ENOMEM;
-    int e = ms_mapping_open(&v->mapping, i, s->size, flags, at, s->lot->hint);
+    int e = ms_mapping_open(&v->mapping, i, s->size, flags, at);
     if (e < 0) {
         view_free(v);
         return e;

@@ -213,7 +213,7 @@ static void make_exclusive(struct memsnap_snapshot *s)
 static int open_shadow(struct memsnap_snapshot *s, unsigned flags, void *at)
 {
     struct writer *w = &s->writer;
-    int e = ms_mapping_open(&w->mapping, s->image, s->size, flags, at, NULL);
+    int e = ms_mapping_open(&w->mapping, s->image, s->size, flags, at);
     if (e < 0)
         return e;
     w->mapping.no_fork = true;

@@ -44,7 +44,8 @@ int ms_object_adopt(int fd, const char *kind, struct os_object *o)
         close(fd);
         return r;
     }
-    *o = (struct os_object){.fd = fd, .dev = (uint64_t)st.st_dev, .ino = (uint64_t)st.st_ino, .kind = kind};
+    *o = (struct os_object){
+        .fd = fd, .dev = (uint64_t)st.st_dev, .ino = (uint64_t)st.st_ino, .nameless = st.st_nlink == 0, .kind = kind};
     return 0;
 }
 
@@ -52,7 +53,9 @@ int ms_object_check(const struct os_object *o, struct stat *st)
 {
     if (o->fd < 0 || fstat(o->fd, st) < 0)
         return -EBADF;
-    return (uint64_t)st->st_dev == o->dev && (uint64_t)st->st_ino == o->ino ? 0 : -EBADF;
+    if ((uint64_t)st->st_dev != o->dev || (uint64_t)st->st_ino != o->ino)
+        return -EBADF;
+    return o->nameless && st->st_nlink > 0 ? -EBADF : 0;
 }
 
 int ms_file_limit(uint64_t end)

@@ -23,6 +23,7 @@
 struct os_object {
     int fd;                 /* > 2, close-on-exec; -1: none */
     uint64_t dev, ino;      /* identity when made; -EBADF once the descriptor number means something else */
+    bool nameless;          /* when made: a file with a name is another one, even if it has got the same inode */
     const char *kind;       /* "memfd", "shm", "file": what statistics report */
 };
 
