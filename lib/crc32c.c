@@ -8,15 +8,18 @@
 
 /* Table n has, for each byte, the checksum of that byte followed by n zero bytes. The arguments are those of bytes 1,
  * 2, 4 ... 128. */
-#define ENTRY(i, a, b, c, d, e, f, g, h)                                                                                 \
-    (((i) & 1 ? a : 0) ^ ((i) & 2 ? b : 0) ^ ((i) & 4 ? c : 0) ^ ((i) & 8 ? d : 0) ^ ((i) & 16 ? e : 0) ^ ((i) & 32 ? f : 0) ^ \
-     ((i) & 64 ? g : 0) ^ ((i) & 128 ? h : 0))
-#define FOUR(i, ...) ENTRY(i, __VA_ARGS__), ENTRY((i) + 1, __VA_ARGS__), ENTRY((i) + 2, __VA_ARGS__), ENTRY((i) + 3, __VA_ARGS__)
-#define SIXTEEN(i, ...) FOUR(i, __VA_ARGS__), FOUR((i) + 4, __VA_ARGS__), FOUR((i) + 8, __VA_ARGS__), FOUR((i) + 12, __VA_ARGS__)
-#define HALF_TABLE(i, ...)                                                                                    \
-    SIXTEEN(i, __VA_ARGS__), SIXTEEN((i) + 16, __VA_ARGS__), SIXTEEN((i) + 32, __VA_ARGS__), SIXTEEN((i) + 48, __VA_ARGS__), \
-    SIXTEEN((i) + 64, __VA_ARGS__), SIXTEEN((i) + 80, __VA_ARGS__), SIXTEEN((i) + 96, __VA_ARGS__), SIXTEEN((i) + 112, __VA_ARGS__)
-#define TABLE(...) {HALF_TABLE(0u, __VA_ARGS__), HALF_TABLE(128u, __VA_ARGS__)}
+#define BIT(i, n, x) ((i) >> (n) & 1 ? (x) : 0)
+#define ENTRY(i, a, b, c, d, e, f, g, h)                             \
+    (BIT(i, 0, a) ^ BIT(i, 1, b) ^ BIT(i, 2, c) ^ BIT(i, 3, d) ^     \
+     BIT(i, 4, e) ^ BIT(i, 5, f) ^ BIT(i, 6, g) ^ BIT(i, 7, h))
+#define TWO(i, ...) ENTRY(i, __VA_ARGS__), ENTRY((i) + 1, __VA_ARGS__)
+#define FOUR(i, ...) TWO(i, __VA_ARGS__), TWO((i) + 2, __VA_ARGS__)
+#define EIGHT(i, ...) FOUR(i, __VA_ARGS__), FOUR((i) + 4, __VA_ARGS__)
+#define SIXTEEN(i, ...) EIGHT(i, __VA_ARGS__), EIGHT((i) + 8, __VA_ARGS__)
+#define N32(i, ...) SIXTEEN(i, __VA_ARGS__), SIXTEEN((i) + 16, __VA_ARGS__)
+#define N64(i, ...) N32(i, __VA_ARGS__), N32((i) + 32, __VA_ARGS__)
+#define N128(i, ...) N64(i, __VA_ARGS__), N64((i) + 64, __VA_ARGS__)
+#define TABLE(...) {N128(0u, __VA_ARGS__), N128(128u, __VA_ARGS__)}
 
 static const uint32_t tables[8][256] = {
     TABLE(0xf26b8303u, 0xe13b70f7u, 0xc79a971fu, 0x8ad958cfu, 0x105ec76fu, 0x20bd8edeu, 0x417b1dbcu, 0x82f63b78u),

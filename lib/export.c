@@ -113,7 +113,7 @@ static int copy_huge(const struct image *i, const struct os_object *to, size_t w
         e = ms_os->map_new(to, 0, whole, ms_os->huge_size(), NULL, OS_SHARED_WRITE, &window);
     if (e < 0)
         return e;
-    ms_os->advise(window, whole, OS_NOFORK);        /* a child's copy of the window would keep the object from being sealed */
+    ms_os->advise(window, whole, OS_NOFORK);    /* in a child it would keep the object from being sealed */
     for (size_t at = 0; at < pages && e == 0; at = r.first + r.pages) {
         ms_image_run(i, at, pages, &r);
         if (r.chunk)

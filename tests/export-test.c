@@ -75,11 +75,13 @@ static void check_export(memsnap_snapshot *s, const unsigned char *data, size_t 
     }
 }
 
-/* ---- what is exported ----------------------------------------------------------------------------------------------- */
+/* ---- what is exported ---------------------------------------------------------------------------- */
 
 static void test_sizes(void)
 {
-    const size_t sizes[] = {0, 1, page - 1, page, 5 * page, 9 * page + 1, 2 * MIB - 1, 2 * MIB, 2 * MIB + 1, 5 * MIB + 77};
+    const size_t sizes[] = {
+        0, 1, page - 1, page, 5 * page, 9 * page + 1, 2 * MIB - 1, 2 * MIB, 2 * MIB + 1, 5 * MIB + 77,
+    };
     if (!can_export())
         return;
     for (size_t i = 0; i < G_N_ELEMENTS(sizes); i++) {
@@ -240,7 +242,7 @@ static void test_mapped_file(void)
     g_free(data);
 }
 
-/* ---- nobody changes what the other sees ------------------------------------------------------------------------------ */
+/* ---- nobody changes what the other sees ---------------------------------------------------------- */
 
 /* The sender goes on storing. */
 static void test_sender_stores(void)
@@ -415,7 +417,7 @@ static void test_hostile_peer(void)
     check_peer(2 * MIB + 5, false);
 }
 
-/* ---- beside others ------------------------------------------------------------------------------------------------------ */
+/* ---- beside others ------------------------------------------------------------------------------- */
 
 static void export_in_child(void *arg)
 {

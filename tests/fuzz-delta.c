@@ -55,7 +55,8 @@ static void check_result(memsnap_snapshot *base, memsnap_snapshot *s)
     must(memsnap_snapshot_save_delta(s, base, path, MEMSNAP_SAVE_NOSYNC) == 0, "a result cannot be saved");
     must(memsnap_snapshot_load_delta(base, path, 0, &t) == 0, "a saved result cannot be loaded");
     unlink(path);
-    must(memsnap_snapshot_read(s, 0, a, len) == 0 && memsnap_snapshot_read(t, 0, b, len) == 0, "a result cannot be read");
+    must(memsnap_snapshot_read(s, 0, a, len) == 0, "a result cannot be read");
+    must(memsnap_snapshot_read(t, 0, b, len) == 0, "a loaded result cannot be read");
     must(memcmp(a, b, len) == 0, "a result is not what was saved");
     must(memsnap_snapshot_diff(s, t, &cursor, &range, 1) == 0, "a result differs from what was saved");
     memsnap_snapshot_unref(t);
@@ -79,7 +80,8 @@ static void load(const uint8_t *data, size_t size)
 }
 
 /* The CRC of a block of the base, which has CORPUS_SIZE bytes or is zero. */
-static void repair_table(uint8_t *table, const uint8_t *data, uint64_t first, uint32_t blocks, uint32_t kind, size_t block)
+static void repair_table(uint8_t *table, const uint8_t *data, uint64_t first, uint32_t blocks, uint32_t kind,
+                         size_t block)
 {
     static unsigned char bytes[CORPUS_SIZE];
     corpus_base(bytes);

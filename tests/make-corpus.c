@@ -18,7 +18,7 @@ static unsigned char base[CORPUS_SIZE], result[CORPUS_SIZE];
 static const char *directory;
 static FILE *readme;
 
-/* ---- the format ------------------------------------------------------------------------------------------------ */
+/* ---- the format ---------------------------------------------------------------------------------- */
 
 static uint32_t crc(const unsigned char *p, size_t len)
 {
@@ -158,7 +158,7 @@ static void write_out(const char *name, const char *note)
     fprintf(readme, "%-28s %s\n", name, note);
 }
 
-/* ---- good ------------------------------------------------------------------------------------------------------ */
+/* ---- good ---------------------------------------------------------------------------------------- */
 
 static void make_example(void)
 {
@@ -225,7 +225,7 @@ static void make_good(void)
     make_large();
 }
 
-/* ---- bad: the header ------------------------------------------------------------------------------------------- */
+/* ---- bad: the header ----------------------------------------------------------------------------- */
 
 /* A good file in which one number of the header is another. */
 static void header_with(size_t offset, uint64_t x, int bytes, const char *name, const char *note)
@@ -263,13 +263,13 @@ static void make_bad_header(void)
     header_with(32, UINT64_MAX, 8, "bad-file-size-huge", "says that the file is as long as files cannot be");
     header_with(24, CORPUS_SIZE + 1, 8, "bad-image-size", "made for an image of one byte more (wrong base)");
     header_with(24, 0, 8, "bad-image-size-0", "made for an image of no bytes (wrong base)");
-    header_with(24, UINT64_MAX, 8, "bad-image-size-huge", "made for an image as large as images cannot be (wrong base)");
+    header_with(24, UINT64_MAX, 8, "bad-image-size-huge", "made for an image larger than images can be (wrong base)");
     header_with(40, 1, 8, "bad-records-fewer", "there are more records than it says");
     header_with(40, 99, 8, "bad-records-more", "there are fewer records than it says");
     header_with(40, UINT64_MAX, 8, "bad-records-huge", "says that there are 2^64 - 1 records");
 }
 
-/* ---- bad: the records ------------------------------------------------------------------------------------------ */
+/* ---- bad: the records ---------------------------------------------------------------------------- */
 
 /* One good record of two blocks, whose head's number at offset is another, with a right checksum. */
 static void record_with(size_t offset, uint64_t x, int bytes, const char *name, const char *note)
@@ -346,7 +346,7 @@ static void make_bad_record(void)
     write_out("bad-trailing-counted", "a byte follows the last record; the header agrees");
 }
 
-/* ---- bad: the base --------------------------------------------------------------------------------------------- */
+/* ---- bad: the base ------------------------------------------------------------------------------- */
 
 static void make_bad_base(void)
 {
@@ -378,8 +378,9 @@ int main(int argc, char **argv)
         perror(path);
         return 1;
     }
-    fprintf(readme, "Delta files (doc/file-format.txt), made by tests/make-corpus.c. The images that they are about are in tests/corpus.h.\n"
-                    "good- must load, bad- must be refused as damaged or as made for another base, unsupported- as unsupported.\n\n");
+    fprintf(readme,
+            "Delta files (doc/file-format.txt), made by tests/make-corpus.c. Their images are in tests/corpus.h.\n"
+            "good- must load; bad- is damaged, or made for another base; unsupported- is what the name says.\n\n");
     corpus_base(base);
     memcpy(result, base, sizeof base);
     corpus_change(result);

@@ -53,7 +53,7 @@ static size_t file_bytes(const char *path)
     return (size_t)status_of(path).st_blocks * 512;
 }
 
-/* ---- content ------------------------------------------------------------------------------------------------ */
+/* ---- content ------------------------------------------------------------------------------------- */
 
 static void test_content(void)
 {
@@ -169,7 +169,7 @@ static void test_mapped_file(void)
     g_free(data);
 }
 
-/* ---- the name --------------------------------------------------------------------------------------------------- */
+/* ---- the name ------------------------------------------------------------------------------------ */
 
 static void test_arguments(void)
 {
@@ -268,7 +268,7 @@ static void test_symbolic_link(void)
     g_free(data);
 }
 
-/* ---- permissions ---------------------------------------------------------------------------------------------- */
+/* ---- permissions --------------------------------------------------------------------------------- */
 
 static void test_new_mode(void)
 {
@@ -381,7 +381,7 @@ static void test_unwritable_directory(void)
     memsnap_snapshot_unref(s);
 }
 
-/* ---- no room ------------------------------------------------------------------------------------------------------ */
+/* ---- no room ------------------------------------------------------------------------------------- */
 
 static void save_beyond_limit(void *arg)
 {
@@ -492,7 +492,7 @@ static void test_no_descriptors(void)
     memsnap_snapshot_unref(s);
 }
 
-/* ---- beside others ------------------------------------------------------------------------------------------------- */
+/* ---- beside others ------------------------------------------------------------------------------- */
 
 static void test_mutable_view(void)
 {
@@ -591,7 +591,7 @@ static void test_interrupted(void)
     g_free(data);
 }
 
-/* ---- being killed ---------------------------------------------------------------------------------------------------- */
+/* ---- being killed -------------------------------------------------------------------------------- */
 
 /* Alternates between two images until it is killed. */
 static void save_for_ever(memsnap_snapshot *a, memsnap_snapshot *b, const char *path, unsigned flags)

@@ -236,7 +236,10 @@ static int open_new(struct place *p, struct os_object *file)
         p->temporary[0] = 0;
         return ms_os_error(errno);
     }
-    return ms_object_adopt(fd, "file", file);
+    int e = ms_object_adopt(fd, "file", file);
+    if (e == 0)
+        file->nameless = false;         /* it is to get a name, and is the same file then */
+    return e;
 }
 
 static void remove_temporary(struct place *p)
