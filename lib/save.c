@@ -160,7 +160,7 @@ int ms_write_image(const struct image *i, size_t size, const struct os_object *t
     return e;
 }
 
-int ms_save_file(const char *path, unsigned flags, ms_write_content *write, void *arg)
+static int write_file(const char *path, unsigned flags, ms_write_content *write, void *arg)
 {
     struct os_saving s;
     uint64_t size = 0;
@@ -171,6 +171,14 @@ int ms_save_file(const char *path, unsigned flags, ms_write_content *write, void
     if (e == 0)
         return ms_os->save_commit(&s, size, !(flags & MEMSNAP_SAVE_NOSYNC));
     ms_os->save_abandon(&s);
+    return e;
+}
+
+int ms_save_file(const char *path, unsigned flags, ms_write_content *write, void *arg)
+{
+    int before = ms_uncancellable();
+    int e = write_file(path, flags, write, arg);
+    ms_cancellable(before);
     return e;
 }
 

@@ -273,7 +273,7 @@ static void test_take_stores_changes_only(void)
 static void test_children_share(void)
 {
     enum { CHILDREN = 64, CHANGED = 16 };
-    size_t size = 4 * MIB, pages = size / page;
+    size_t size = on_valgrind() ? 64 * page : 4 * MIB, pages = size / page;
     memsnap_snapshot *s = snap_pattern(size, 1), *t[CHILDREN];
     size_t stored = snap_stats(s).stored_bytes, objects = object_bytes(), fds = descriptors();
     memsnap_view *v = view(s);
@@ -339,7 +339,7 @@ static void test_chain(void)
 /* Thousands that live all at once. */
 static void test_many_snapshots(void)
 {
-    size_t size = 256 * page, many = on_valgrind() ? 100 : 2000;
+    size_t size = 256 * page, many = on_valgrind() ? 50 : 2000;
     memsnap_snapshot **all = g_new0(memsnap_snapshot *, many);
     size_t fds = descriptors(), maps = mappings();
     all[0] = snap_zero(size);
@@ -878,7 +878,7 @@ static void test_recycling_carries_nothing_over(void)
 {
     const size_t some[] = {100, 7 * page, 64 * page + 5, 2 * MIB + 3 * page + 1};
     const int accesses[] = {MEMSNAP_ACCESS_NONE, MEMSNAP_ACCESS_READ, MEMSNAP_ACCESS_WRITE};
-    int rounds = on_valgrind() ? 30 : 1000;
+    int rounds = on_valgrind() ? 12 : 1000;
     struct rng rng = {12};
     for (size_t i = 0; i < G_N_ELEMENTS(some); i++) {
         size_t size = some[i], pages = round_up(size) / page;

@@ -88,19 +88,32 @@ __attribute__((constructor)) static void watch_forks(void)
 }
 
 /* Reading, writing and opening files are cancellation points: a thread cancelled in one would leave locks held. */
-static _Thread_local int cancel_state;
+int ms_uncancellable(void)
+{
+    int before;
+    pthread_setcancelstate(PTHREAD_CANCEL_DISABLE, &before);
+    return before;
+}
+
+void ms_cancellable(int before)
+{
+    int now;
+    pthread_setcancelstate(before, &now);
+}
+
+static _Thread_local int state_outside;
 
 void ms_enter(void)
 {
-    pthread_setcancelstate(PTHREAD_CANCEL_DISABLE, &cancel_state);
+    int before = ms_uncancellable();
     pthread_rwlock_rdlock(&gate);
+    state_outside = before;
 }
 
 void ms_leave(void)
 {
-    int ours;
     pthread_rwlock_unlock(&gate);
-    pthread_setcancelstate(cancel_state, &ours);
+    ms_cancellable(state_outside);
 }
 
 size_t ms_process(void)

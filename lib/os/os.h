@@ -183,6 +183,10 @@ void ms_unlock(struct ms_lock *l);
  * every lock free and every structure whole. They nest nothing: never call enter twice in a thread. */
 void ms_enter(void);
 void ms_leave(void);
+/* Between ms_enter and ms_leave a thread cannot be cancelled. Elsewhere, where it would leave something open: the state before, and
+ * back to it. */
+int ms_uncancellable(void);
+void ms_cancellable(int before);
 /* Counts the forks this process descends from or has made: objects remember it to know whether a child may share their pages.
  * ms_process() changes in a child only; ms_forks() changes in the child and in the parent. */
 size_t ms_process(void);
