@@ -455,7 +455,7 @@ static void *take_often(void *arg)
 {
     struct worker *w = arg;
     memsnap_view *v = view(w->s);
-    for (uint64_t i = 0; i < 60; i++) {
+    for (uint64_t i = 0; i < (on_valgrind() ? 6 : 60); i++) {
         fill(bytes(v) + (i % 40) * page, 2 * page, w->seed + i);
         unsigned char *expected = g_memdup2(bytes(v), w->size), *copy = g_malloc(w->size);
         memsnap_snapshot *t = take(v);
@@ -473,7 +473,7 @@ static void *take_often(void *arg)
 static void *export_often(void *arg)
 {
     struct worker *w = arg;
-    for (int i = 0; i < 40; i++) {
+    for (int i = 0; i < (on_valgrind() ? 4 : 40); i++) {
         int fd = export_fd(w->s);
         unsigned char *copy = g_malloc(w->size);
         g_assert_cmpint(pread(fd, copy, w->size, 0), ==, (ssize_t)w->size);
@@ -489,7 +489,7 @@ static void test_threads(void)
     size_t size = 300 * page;
     if (!can_export())
         return;
-    for (int round = 0; round < 5; round++) {
+    for (int round = 0; round < (on_valgrind() ? 2 : 5); round++) {
         unsigned char *data = pattern(size, 1);
         memsnap_snapshot *s = snap(data, size);
         struct worker v[4];

@@ -335,7 +335,8 @@ static void test_sealed_memfd(void)
     assert_ok(memsnap_snapshot_new_from_fd(fd, config.flags, &s));
     if (config_is("linux")) {
         g_assert_cmpuint(object_bytes(), <, objects + MIB);
-        g_assert_cmpuint(mappings(), <, maps + 4);
+        if (!on_valgrind())         /* which splits mappings of its own */
+            g_assert_cmpuint(mappings(), <, maps + 4);
     }
     close(fd);
     assert_content(s, data, size);

@@ -3,6 +3,8 @@
  *
  * Every input is loaded twice, as it is and with its checksums put right, so that what lies behind them is reached.
  * Whatever is accepted must be an image like any other: it is read, and a delta of it made and loaded again. */
+#include "config.h"
+
 #include <errno.h>
 #include <fcntl.h>
 #include <memsnap.h>

@@ -393,7 +393,7 @@ static void save_beyond_limit(void *arg)
 
 static void test_file_size_limit(void)
 {
-    unsigned char *data = pattern(2 * MIB, 1);
+    unsigned char *volatile data = pattern(2 * MIB, 1);     /* in memory, or the child's leak check does not find it */
     memsnap_snapshot *s = snap(data, 2 * MIB);
     char *path = temp_file("image", "old", 3);
     struct errand e = {s, path, 0};
