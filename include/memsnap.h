@@ -706,7 +706,7 @@ int memsnap_view_flush(memsnap_view *v, size_t offset, size_t len);
  * being written.
  *
  * \param       s       A snapshot
- * \param       path    The file to write. The string stays the caller's. A symbolic link is itself replaced.
+ * \param       path    The file to write. The string stays the caller's. A symbolic link is followed.
  * \param       flags   0 or MEMSNAP_SAVE_NOSYNC, MEMSNAP_SAVE_EXCL
  *
  * \return      0, or
@@ -728,7 +728,7 @@ int memsnap_snapshot_save(memsnap_snapshot *s, const char *path, unsigned flags)
 /**
  * \brief       Write what differs between a snapshot and a base to a file
  *
- * The file is small if the difference is, and takes no look at pages that both share. It can be loaded with a base
+ * The file is small if the difference is; of what both share only a bounded sample is read, by which the base is known again. It can be loaded with a base
  * that holds the same bytes, whether or not it is the same object, on any machine: byte order and page size do not
  * matter. Everything in it is under a checksum. doc/file-format.txt describes it.
  *

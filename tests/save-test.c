@@ -654,7 +654,7 @@ static void test_leftover(void)
 {
     unsigned char *a = pattern(3 * page, 1);
     memsnap_snapshot *s = snap(a, 3 * page);
-    char *path = temp_path("image"), *dir = g_path_get_dirname(path), *left = g_build_filename(dir, ".image.new", NULL);
+    char *path = temp_path("image"), *dir = g_path_get_dirname(path), *left = g_build_filename(dir, ".image.memsnap", NULL);
     assert_ok(memsnap_snapshot_save(s, path, 0));
     g_assert_true(g_file_set_contents(left, "half", 4, NULL));
     assert_ok(memsnap_snapshot_save(s, path, MEMSNAP_SAVE_NOSYNC));

@@ -339,7 +339,7 @@ static int link_as(int fd, int dir, const char *name)
     return link_nameless(fd, dir, name) < 0 ? ms_os_error(errno) : 0;
 }
 
-/* Names that every save to the file tries in the same order: ".NAME.new", ".NAME.new1" and so on; made from a sum where the name is
+/* Names that every save to the file tries in the same order: ".NAME.memsnap", ".NAME.memsnap1" and so on; made from a sum where the name is
  * too long for that. */
 static void name_after(const char *name, unsigned k, char temporary[TEMPORARY_NAME])
 {
@@ -347,13 +347,13 @@ static void name_after(const char *name, unsigned k, char temporary[TEMPORARY_NA
     char number[12] = "";
     if (k)
         snprintf(number, sizeof number, "%u", k);
-    if (strlen(name) + sizeof number + sizeof "..new" <= TEMPORARY_NAME) {
-        snprintf(temporary, TEMPORARY_NAME, ".%s.new%s", name, number);
+    if (strlen(name) + sizeof number + sizeof "..memsnap" <= TEMPORARY_NAME) {
+        snprintf(temporary, TEMPORARY_NAME, ".%s.memsnap%s", name, number);
         return;
     }
     for (const char *c = name; *c; c++)
         sum = (sum ^ (unsigned char)*c) * 1099511628211u;
-    snprintf(temporary, TEMPORARY_NAME, ".memsnap-%llx.new%s", (unsigned long long)sum, number);
+    snprintf(temporary, TEMPORARY_NAME, ".memsnap-%llx.memsnap%s", (unsigned long long)sum, number);
 }
 
 /* Removes what a killed save left under the name. A save that lives holds a lock on its file. */
