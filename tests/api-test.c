@@ -279,7 +279,7 @@ static void test_read(void)
     memset(data + MIB, 0, 3 * page);
     memsnap_snapshot *s = snap(data, size);
     struct rng rng = {42};
-    for (int i = 0; i < 500; i++) {
+    for (int i = 0; i < (on_valgrind() ? 10 : 500); i++) {
         size_t offset = rng_below(&rng, size + 1), len = rng_below(&rng, (i & 1 ? size : 3 * page) + 1);
         len = least(len, size - offset);
         buf[len] = 0xA5;
@@ -324,7 +324,7 @@ static void check_diff(memsnap_snapshot *a, memsnap_snapshot *b, const unsigned 
 static void test_diff(void)
 {
     const size_t maxima[] = {1, 2, 3, 5, 100, 10000};
-    size_t size = 2 * MIB + 77, pages = round_up(size) / page;
+    size_t size = (on_valgrind() ? 40 * page : 2 * MIB) + 77, pages = round_up(size) / page;
     unsigned char *x = pattern(size, 1), *y = g_memdup2(x, size);
     struct rng rng = {5};
     for (int round = 0; round < 6; round++) {

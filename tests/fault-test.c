@@ -653,7 +653,7 @@ static void test_not_needed(void)
     const unsigned kinds = FAULT_BIT(FAULT_DISCARD) | FAULT_BIT(FAULT_POPULATE) | FAULT_BIT(FAULT_ADVISE) | FAULT_BIT(FAULT_COLLAPSE) |
                            FAULT_BIT(FAULT_OBJECT_PUNCH) | FAULT_BIT(FAULT_CANDIDATES) | FAULT_BIT(FAULT_GATE_CLOSE);
     for (size_t i = 0; i < G_N_ELEMENTS(actions); i++) {
-        struct world *w = world_new(2 * MIB + page);
+        struct world *w = world_new(on_valgrind() ? 40 * page : 2 * MIB + page);
         struct outcome o = {UNTOUCHED, UNTOUCHED, NULL};
         if (actions[i].prepare)
             actions[i].prepare(w);
