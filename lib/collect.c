@@ -6,6 +6,7 @@
 #include <errno.h>
 #include <string.h>
 
+#include "bytes.h"
 #include "checked.h"
 #include "dirty.h"
 #include "store.h"

@@ -9,6 +9,7 @@
 #include <errno.h>
 #include <string.h>
 
+#include "bytes.h"
 #include "checked.h"
 #include "crc32c.h"
 #include "dirty.h"
@@ -244,7 +245,7 @@ static int write_block(struct writing *w, uint64_t block)
         e = read_bytes(&w->new_bytes, (size_t)block * BLOCK, len, new_block);
     if (e < 0)
         return e;
-    if (memcmp(old_block, new_block, len) == 0)
+    if (ms_bytes_equal(old_block, new_block, len))
         return is_witness(w, block) ? add_block(w, block, DELTA_SAME, old_block, NULL) : 0;
     return add_block(w, block, ms_bytes_equal(new_block, NULL, len) ? DELTA_ZERO : DELTA_DATA, old_block, new_block);
 }

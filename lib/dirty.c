@@ -4,9 +4,8 @@
 #include "dirty.h"
 
 #include <errno.h>
-#include <string.h>
 
-#include "annotate.h"
+#include "bytes.h"
 #include "checked.h"
 #include "store.h"
 
@@ -113,23 +112,6 @@ size_t ms_page_bytes(const struct mapping *m, size_t page)
 {
     size_t ps = ms_os->page_size();
     return page + 1 == m->pages ? m->size - page * ps : ps;
-}
-
-static bool is_zero(const char *p, size_t len)
-{
-    return len == 0 || (p[0] == 0 && memcmp(p, p + 1, len - 1) == 0);
-}
-
-bool ms_bytes_equal(const void *a, const void *b, size_t len)
-{
-    bool equal;
-    MS_LOOK_BEGIN();
-    if (a && b)
-        equal = memcmp(a, b, len) == 0;
-    else
-        equal = a == b || is_zero(a ? a : b, len);
-    MS_LOOK_END();
-    return equal;
 }
 
 /* ---- dirty pages ---- */

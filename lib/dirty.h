@@ -34,8 +34,6 @@ const void *ms_reader_page(struct reader *r, size_t page, int *error);
 
 /* The bytes of a page that belong to the image: all, or fewer at the end of the last page. */
 size_t ms_page_bytes(const struct mapping *m, size_t page);
-/* a and b: ms_reader_page results or page addresses; NULL stands for zeros. */
-bool ms_bytes_equal(const void *a, const void *b, size_t len);
 
 /* Pages whose bytes (as far as they belong to the image) differ from `against`, one by one. Protections must be lifted. */
 struct dirty {

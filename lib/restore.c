@@ -14,6 +14,7 @@
 #include <string.h>
 
 #include "annotate.h"
+#include "bytes.h"
 #include "checked.h"
 #include "dirty.h"
 #include "memsnap.h"

@@ -10,6 +10,7 @@
 
 #include <errno.h>
 
+#include "bytes.h"
 #include "checked.h"
 #include "dirty.h"
 #include "memsnap.h"

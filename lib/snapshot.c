@@ -7,6 +7,7 @@
 #include <limits.h>
 #include <string.h>
 
+#include "bytes.h"
 #include "checked.h"
 #include "dirty.h"
 #include "store.h"
