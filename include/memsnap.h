@@ -123,9 +123,10 @@ struct memsnap_range { size_t offset, len; };
  *
  * Since: 0.1
  */
-/** Never use huge pages. Without a MEMSNAP_HUGE_* flag they are used where they pay and can be had. */
+/** Never use huge pages. Without a MEMSNAP_HUGE_* flag they are used where they pay and can be had: for images of at least half a huge
+ * page. A last one that is half used or more is taken whole; what is left of it holds what children change. */
 #define MEMSNAP_HUGE_NEVER    (1u << 0)
-/** Fail with -ENOTSUP unless every whole huge page's worth of the image is stored in a huge page. */
+/** Fail with -ENOTSUP unless every whole huge page's worth of the image is stored in a huge page, and so is a rest of half of one or more. */
 #define MEMSNAP_HUGE_REQUIRE  (1u << 1)
 /** Files: map the file instead of keeping an image of it. Whoever changes or truncates the file is seen. */
 #define MEMSNAP_FILE_MAP      (1u << 2)
@@ -151,7 +152,7 @@ struct memsnap_range { size_t offset, len; };
  *              - -ENOMEM: out of memory or address space, or `size` is more than an address space can hold
  *              - -EMLINK: the process has as many memory mappings as the system allows
  *              - -ENOTSUP: MEMSNAP_HUGE_REQUIRE, and huge pages cannot be had (never with MEMSNAP_NO_FD, nor for
- *                an image that is smaller than a huge page)
+ *                an image that is smaller than half a huge page)
  *              - -EMFILE, -ENFILE: the process or the system has no descriptor left
  *              - -EFBIG: beyond RLIMIT_FSIZE
  *              - -ENOSPC, -EDQUOT: the file system that the pages are kept on is full

@@ -103,7 +103,7 @@ static uint64_t next_segment_length(const struct store *s, uint64_t bytes)
         if (len < bytes)
             len = bytes;
     }
-    return ms_round_up(len, huge && len >= huge ? huge : ms_os->page_size());
+    return ms_round_up(len, huge && len >= huge / 2 ? huge : ms_os->page_size());      /* as huge_part() */
 }
 
 static int store_add_segment(struct store *s, uint64_t bytes, bool window)
@@ -368,67 +368,71 @@ static int write_all(struct chunk *c, const void *data, size_t size, uint64_t at
     return size ? ms_os->object_write(&c->store->object, &v, 1, c->offset + at) : 0;
 }
 
-/* Collapsing wants one page there for each huge page. Written, not touched: a full system answers instead of raising SIGBUS. */
-static int seed_pages(struct chunk *c, size_t len, size_t huge)
-{
-    char zero = 0;
-    int e = 0;
-    for (size_t at = 0; at < len && e == 0; at += huge)
-        e = write_all(c, &zero, 1, at);
-    return e;
-}
-
-/* A writable window over the chunk's first len bytes, made of huge pages: write one byte per huge page, collapse, then copy. 4 to 6
- * times the rate of faulting small pages in. */
-static int open_huge_window(struct chunk *c, size_t len, char **window)
+/* How many bytes of a chunk's beginning are to be in huge pages: the last one too if half of it is used. It costs 110 us whatever is used
+ * of it, 1 MiB of small pages costs 200; what is left of it serves the family's later chunks. */
+static size_t huge_part(size_t size)
 {
     size_t huge = ms_os->huge_size();
+    return huge ? (size + huge / 2) & ~(huge - 1) : 0;
+}
+
+/* The segment's window over the chunk's first len bytes, made writable. The object ends with the image, not with the last huge page: only
+ * an object of the image's very size can be handed to another process. */
+static int open_huge_window(struct chunk *c, size_t size, size_t len, char **window)
+{
     const struct os_object *o = &c->store->object;
-    if (!(ms_os->caps & OS_CAP_HUGE) || !c->window || !ms_aligned((size_t)c->offset, huge))
+    struct segment *g = c->segment;
+    uint64_t from = c->offset - g->offset;
+    if (!(ms_os->caps & OS_CAP_HUGE) || !g->window || !ms_aligned((size_t)c->offset, ms_os->huge_size()) || from + len > g->len)
         return -ENOTSUP;
-    char *w = c->segment->window + (c->offset - c->segment->offset);
-    int e = ms_os->object_grow(o, c->offset + len);
+    int e = ms_os->object_grow(o, c->offset + size);
     if (e == 0)
-        e = seed_pages(c, len, huge);
+        e = ms_os->map_over(o, c->offset, g->window + from, len, OS_SHARED_WRITE);
     if (e == 0)
-        e = ms_os->map_over(o, c->offset, w, len, OS_SHARED_WRITE);
-    if (e < 0)
-        return e;
-    *window = w;
-    return ms_os->collapse(w, len);
-}
-
-/* It stays as the segment's window, readable only. */
-static void close_huge_window(struct chunk *c, size_t len)
-{
-    char *w = c->segment->window + (c->offset - c->segment->offset);
-    ms_os->protect(w, len, MEMSNAP_ACCESS_READ);
-}
-
-static int fill_huge(struct chunk *c, const void *data, const struct os_object *file, size_t len)
-{
-    char *w = NULL;
-    int e = open_huge_window(c, len, &w);
-    if (e == 0 && data)
-        memcpy(w, data, len);
-    else if (e == 0 && file)
-        e = ms_os->object_read(file, &(struct os_iov){w, len}, 1, 0);
-    if (w)
-        close_huge_window(c, len);
+        *window = g->window + from;
     return e;
 }
 
-/* Fills as much as is worth huge pages; *done: how much. */
+/* Fills one huge page of the window. Collapsing wants a page there; written, not touched: a full system answers instead of raising
+ * SIGBUS. */
+static int fill_huge_page(struct chunk *c, char *to, const void *data, const struct os_object *file, size_t at, size_t len)
+{
+    int e = write_all(c, "", 1, at);
+    if (e == 0)
+        e = ms_os->collapse(to, ms_os->huge_size());
+    if (e == 0 && data)
+        memcpy(to, data, len);
+    else if (e == 0 && file)
+        e = ms_os->object_read(file, &(struct os_iov){to, len}, 1, at);
+    return e;
+}
+
+/* Through a writable window made of huge pages: 4 to 6 times the rate of faulting small pages in. One by one, so that what the kernel
+ * has just cleared is still in the cache when it is copied over: 20% at 64 MiB. *done: bytes filled, also on failure. */
+static int fill_huge(struct chunk *c, const char *data, const struct os_object *file, size_t size, size_t *done)
+{
+    size_t huge = ms_os->huge_size(), len = huge_part(size);
+    char *window = NULL;
+    int e = open_huge_window(c, size, len, &window);
+    if (e < 0)
+        return e;
+    for (size_t at = 0; at < len && e == 0; at += huge) {
+        e = fill_huge_page(c, window + at, data ? data + at : NULL, file, at, ms_min(huge, size - at));
+        if (e == 0)
+            *done = ms_min(at + huge, size);
+    }
+    ms_os->protect(window, len, MEMSNAP_ACCESS_READ);       /* it stays as the segment's window */
+    return e;
+}
+
+/* Fills as much as is worth huge pages; *done: how much. Where they cannot be had small ones do, unless they are required. */
 static int try_huge(struct chunk *c, const void *data, const struct os_object *file, size_t size, unsigned flags, size_t *done)
 {
-    size_t huge = ms_os->huge_size(), whole = huge ? size & ~(huge - 1) : 0;
     int e = -ENOTSUP;
     *done = 0;
-    if (whole && !(flags & MEMSNAP_HUGE_NEVER))
-        e = fill_huge(c, data, file, whole);
-    if (e == 0)
-        *done = whole;
-    else if (flags & MEMSNAP_HUGE_REQUIRE)
+    if (huge_part(size) && !(flags & MEMSNAP_HUGE_NEVER))
+        e = fill_huge(c, data, file, size, done);
+    if (e < 0 && flags & MEMSNAP_HUGE_REQUIRE)
         return e == -EFBIG || e == -ENOMEM || e == -EIO ? e : -ENOTSUP;
     return 0;
 }

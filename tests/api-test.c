@@ -205,6 +205,31 @@ static void test_empty_operations(void)
     memsnap_snapshot_unref(t);
 }
 
+static void check_huge_required(size_t size)
+{
+    unsigned char *data = pattern(size, 7);
+    memsnap_snapshot *s = UNTOUCHED;
+    int r = memsnap_snapshot_new(data, size, config.flags | MEMSNAP_HUGE_REQUIRE, &s);
+    if (r == 0) {
+        g_assert_false(config_is("heap"));
+        /* What a view or a window of the image shows is huge where whole huge pages lie in it. */
+        g_assert_cmpuint(snap_stats(s).huge_bytes, >=, size / (2 * MIB) * (2 * MIB));
+        assert_content(s, data, size);
+        memsnap_snapshot *child = NULL;
+        memsnap_view *v = view(s);
+        bytes(v)[size - 1] ^= 1;
+        data[size - 1] ^= 1;
+        child = take(v);
+        assert_content(child, data, size);
+        memsnap_view_unref(v);
+        memsnap_snapshot_unref(child);
+        memsnap_snapshot_unref(s);
+    } else {
+        assert_refused(r, -ENOTSUP, s);
+    }
+    g_free(data);
+}
+
 static void test_huge_flags(void)
 {
     size_t size = 4 * MIB;
@@ -216,21 +241,16 @@ static void test_huge_flags(void)
     assert_content(s, data, size);
     g_assert_cmpuint(snap_stats(s).huge_bytes, ==, 0);
     memsnap_snapshot_unref(s);
-
-    int r = memsnap_snapshot_new(data, size, config.flags | MEMSNAP_HUGE_REQUIRE, &out);
-    if (r == 0) {
-        g_assert_false(config_is("heap"));
-        s = out;
-        g_assert_cmpuint(snap_stats(s).huge_bytes, >=, size / (2 * MIB) * (2 * MIB));
-        assert_content(s, data, size);
-        memsnap_snapshot_unref(s);
-    } else {
-        assert_refused(r, -ENOTSUP, out);
-    }
     g_free(data);
-    out = UNTOUCHED;        /* smaller than a huge page */
+
+    /* Whole huge pages; a rest that takes one more, and one that does not; half a huge page. */
+    check_huge_required(size);
+    check_huge_required(size + MIB + 1);
+    check_huge_required(size + MIB - 1);
+    check_huge_required(MIB);
+    /* smaller than half a huge page */
     assert_refused(memsnap_snapshot_new("x", 1, config.flags | MEMSNAP_HUGE_REQUIRE, &out), -ENOTSUP, out);
-    assert_refused(memsnap_snapshot_new_zeroed(MIB, config.flags | MEMSNAP_HUGE_REQUIRE, &out), -ENOTSUP, out);
+    assert_refused(memsnap_snapshot_new_zeroed(MIB - 1, config.flags | MEMSNAP_HUGE_REQUIRE, &out), -ENOTSUP, out);
 }
 
 /* ---- clone, read --------------------------------------------------------------------------------------- */
