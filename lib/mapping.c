@@ -345,6 +345,7 @@ void ms_mapping_forget(struct mapping *m)
     ms_image_unref(m->base);
     ms_image_unref(m->mapped);
     ms_protections_free(&m->protections);
+    ms_os->free(m->trimmed);
     *m = (struct mapping){0};
 }
 
@@ -389,6 +390,14 @@ int ms_mapping_freeze(struct mapping *m, struct chunk *c)
     return e;
 }
 
+/* A new mapping has no boundaries. */
+static void forget_trimmed(struct mapping *m)
+{
+    ms_os->free(m->trimmed);
+    m->trimmed = NULL;
+    m->trimmed_regions = 0;
+}
+
 /* Runs of the plan that could not be mapped (the process ran out of mappings just now) are copied. */
 static int map_or_copy(struct mapping *m, const struct plan *p, struct image *i)
 {
@@ -428,6 +437,8 @@ int ms_mapping_exchange(struct mapping *m, struct image *i)
         plan_map(&plan, m->address, &e);
     else if (e == 0)
         e = exchange_in_steps(m, &plan, i, zero);
+    if (e == 0 || m->torn)
+        forget_trimmed(m);
     if (e == 0) {
         ms_image_unref(m->mapped);
         m->mapped = ms_image_ref(mapped);

@@ -15,6 +15,8 @@
 
 struct pool;
 
+#define COPIED_IN_UNKNOWN SIZE_MAX
+
 struct mapping {
     char *address;
     size_t size;                /* bytes, exactly as asked for */
@@ -27,10 +29,14 @@ struct mapping {
     struct image *mapped, *base, *latest;
     struct protections protections;
     /* How the working set of restores behaves (restore.c). */
-    size_t copied_in;           /* pages that are private because `mapped` does not show base there: dropping them gains nothing */
+    size_t copied_in;           /* pages that are private because `mapped` does not show base there: dropping them gains nothing;
+                                 * COPIED_IN_UNKNOWN: to be counted when needed */
     size_t kept_pages;          /* private pages that the last restore left */
     unsigned wandering, drop_rounds, back_off;
     bool many_clean;            /* the last restore met so many clean candidates that they are worth dropping */
+    /* Regions that scans have been made shorter in (trim.c). */
+    uint64_t *trimmed;          /* a bit for each region; NULL: none yet */
+    size_t trimmed_regions, restores_since_look, look_pause;
     /* Statistics. */
     size_t mappings, copied_pages, restores, restored_pages, remaps;
 };

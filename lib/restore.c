@@ -26,7 +26,7 @@
 /* Rounds of dropping before copying is tried again: two trial rounds in so many. */
 #define FIRST_BACK_OFF 32
 #define LONGEST_BACK_OFF 256
-/* Copied where it differs, in blocks of so many bytes: what is the same is not written. */
+/* Pages are compared in blocks of so many bytes. */
 #define BLOCK 512
 
 /* Clean candidates cost a comparison each (0.15 to 1 us), and where the store is huge each leaves up to 512 mapped pages around it for the
@@ -41,22 +41,19 @@ struct pass {
     bool all;                   /* every page was a candidate: says nothing about what is private */
 };
 
-/* Makes the page equal to the bytes (NULL: zeros); true if it was not. */
+/* Makes the page equal to the bytes (NULL: zeros); true if it was not. What comes behind the first block that differs is copied without a
+ * look: in the cache copying costs less than comparing (a cycle of 16 pages 1.7 us against 3.1, of 1,024 pages 0.39 ms against 0.96). */
 static bool put_page(struct mapping *m, size_t page, const char *bytes)
 {
     char *to = ms_page_address(m, page);
-    size_t ps = ms_os->page_size();
-    bool differed = false;
-    for (size_t at = 0; at < ps; at += BLOCK) {
-        if (ms_bytes_equal(to + at, bytes ? bytes + at : NULL, BLOCK))
-            continue;
-        differed = true;
-        if (bytes)
-            memcpy(to + at, bytes + at, BLOCK);
-        else
-            memset(to + at, 0, BLOCK);
-    }
-    return differed;
+    size_t ps = ms_os->page_size(), at = 0;
+    while (at < ps && ms_bytes_equal(to + at, bytes ? bytes + at : NULL, BLOCK))
+        at += BLOCK;
+    if (at < ps && bytes)
+        memcpy(to + at, bytes + at, ps - at);
+    else if (at < ps)
+        memset(to + at, 0, ps - at);
+    return at < ps;
 }
 
 /* Dirty pages among [first, end) are copied back. */
@@ -93,6 +90,30 @@ static int copy_back(struct pass *p, bool small)
     return e;
 }
 
+/* Where two images differ: the first runs, and how many pages in all, counted no further than needed. */
+struct differences {
+    size_t pages, n;
+    bool more;                  /* there are more than these runs */
+    struct {
+        size_t first, pages;
+    } runs[64];
+};
+
+static void find_differences(struct differences *d, const struct image *a, const struct image *b, size_t most)
+{
+    size_t pages = ms_image_pages(a), first, run;
+    d->pages = d->n = 0;
+    d->more = false;
+    for (size_t at = 0; d->pages <= most && at < pages && ms_image_differs(a, b, at, pages, &first, &run); at = first + run) {
+        d->pages += run;
+        d->more = d->n == sizeof d->runs / sizeof d->runs[0];
+        if (d->more)
+            continue;
+        d->runs[d->n].first = first;
+        d->runs[d->n++].pages = run;
+    }
+}
+
 /* After a round of copying: did it pay? Fresh pages are those that were not private before the round. */
 static void learn(struct mapping *m, const struct pass *p)
 {
@@ -101,6 +122,11 @@ static void learn(struct mapping *m, const struct pass *p)
     if (p->all) {
         m->kept_pages = p->dirty;
         return;
+    }
+    if (m->copied_in == COPIED_IN_UNKNOWN) {
+        struct differences d;
+        find_differences(&d, m->mapped, m->base, SIZE_MAX);
+        m->copied_in = d.pages;
     }
     m->many_clean = p->seen > p->dirty + m->copied_in + ms_max(FEW_CLEAN, p->dirty / 2);
     m->kept_pages = p->seen;
@@ -173,57 +199,59 @@ int ms_restore(struct mapping *m)
 
 /* ---- to another image ---- */
 
-/* Pages in which the two images differ, counted no further than needed. */
-static size_t count_differences(const struct image *a, const struct image *b, size_t most)
-{
-    size_t pages = ms_image_pages(a), at = 0, n = 0, first, run;
-    while (n <= most && at < pages && ms_image_differs(a, b, at, pages, &first, &run)) {
-        n += run;
-        at = first + run;
-    }
-    return n;
-}
-
-static int copy_differences(struct pass *p, const struct image *base)
+static int copy_differences(struct pass *p, const struct differences *d)
 {
     size_t pages = p->m->pages, at = 0, first, run;
     int e = 0;
     ms_reader_begin(&p->reader, p->target);
-    while (e == 0 && at < pages && ms_image_differs(base, p->target, at, pages, &first, &run)) {
-        e = pass_over(p, first, first + run);
+    for (size_t i = 0; i < d->n && e == 0; i++) {
+        at = d->runs[i].first + d->runs[i].pages;
+        e = pass_over(p, d->runs[i].first, at);
+    }
+    while (d->more && e == 0 && at < pages && ms_image_differs(p->m->base, p->target, at, pages, &first, &run)) {
         at = first + run;
+        e = pass_over(p, first, at);
     }
     ms_reader_end(&p->reader);
     return e;
 }
 
+static int copy_to(struct mapping *m, const struct image *target, const struct differences *d)
+{
+    struct pass p = {.m = m, .target = target};
+    int e = copy_back(&p, false);
+    if (e == 0)
+        e = copy_differences(&p, d);
+    if (e == 0)
+        m->kept_pages = p.seen;
+    return e;
+}
+
 int ms_restore_to(struct mapping *m, struct image *target)
 {
+    struct differences d;
     int e = ms_mapping_unprotect(m);
     if (e < 0)
         return e;
     m->restores++;
     /* A page that is copied becomes private for good; beyond an eighth mapping anew is cheaper, and gives memory back. */
     size_t few = m->pages / 8 + FEW_PAGES;
-    if (m->torn || count_differences(m->base, target, few) > few)
-        e = ms_mapping_exchange(m, target);
-    else
-        e = -ENOTSUP;
-    if (e < 0) {
-        struct pass p = {.m = m, .target = target};
+    find_differences(&d, m->base, target, few);
+    e = m->torn || d.pages > few ? ms_mapping_exchange(m, target) : -ENOTSUP;
+    if (e == 0) {
+        m->kept_pages = 0;
+    } else {
+        /* An exchange that failed without a trace leaves copying, for which all differences have to be known. */
         if (m->torn)
             return e;
-        e = copy_back(&p, false);
-        if (e == 0)
-            e = copy_differences(&p, m->base);
+        if (d.pages > few)
+            find_differences(&d, m->base, target, SIZE_MAX);
+        e = copy_to(m, target, &d);
         if (e < 0)
             return e;
-        m->kept_pages = p.seen;
-    } else {
-        m->kept_pages = 0;
     }
     ms_mapping_set_base(m, target);
-    m->copied_in = count_differences(m->mapped, target, SIZE_MAX);
+    m->copied_in = COPIED_IN_UNKNOWN;
     return 0;
 }
 

@@ -13,6 +13,7 @@
 #include "restore.h"
 #include "snapshot.h"
 #include "store.h"
+#include "trim.h"
 
 #define VIEW_FLAGS (MEMSNAP_VIEW_COPY | MEMSNAP_VIEW_PREFAULT | MEMSNAP_VIEW_NODUMP)
 
@@ -155,11 +156,19 @@ static void lease_close(struct memsnap_view *v)
     ms_snapshot_put(s);
 }
 
+static int restore_ordinary(struct mapping *m)
+{
+    int e = ms_restore(m);
+    if (e == 0)
+        ms_trim(m);
+    return e;
+}
+
 /* Restores the view for its next holder and bounds what it keeps resident. */
 static bool make_parkable(struct memsnap_view *v)
 {
     struct mapping *m = &v->mapping;
-    if (!v->lot || !ms_lot_wants(v->lot, m->base) || ms_restore(m) < 0)
+    if (!v->lot || !ms_lot_wants(v->lot, m->base) || restore_ordinary(m) < 0)
         return false;
     if (m->kept_pages > MOST_PARKED_PAGES && m->mapped == m->base) {
         if (ms_mapping_drop(m, 0, m->pages) < 0)
@@ -293,7 +302,7 @@ int memsnap_view_restore(memsnap_view *v)
     ms_enter();
     int e = lock_mapping(v, &m);
     if (e == 0) {
-        e = v->lease ? ms_mapping_unprotect(m) : ms_restore(m);
+        e = v->lease ? ms_mapping_unprotect(m) : restore_ordinary(m);
         unlock_mapping(v);
     }
     ms_leave();
@@ -310,6 +319,8 @@ static int restore_to(struct memsnap_view *v, struct memsnap_snapshot *s)
     e = lock_mapping(v, &m);
     if (e == 0) {
         e = v->lease ? ms_writer_restore_to(v->lease, target) : ms_restore_to(m, target);
+        if (e == 0 && !v->lease)
+            ms_trim(m);
         unlock_mapping(v);
     }
     ms_image_unref(target);

@@ -545,6 +545,51 @@ static void test_collapse(void)
     os->object_close(&o);
 }
 
+/* How many pages a read brings in around the one it reads. */
+static size_t read_one_of(const struct os_object *o, size_t len, size_t align, bool boundary)
+{
+    void *p;
+    g_assert_cmpint(os->map_new(o, 0, len, align, NULL, OS_PRIVATE, &p), ==, 0);
+    if (boundary)
+        g_assert_cmpint(os->advise((char *)p + len / 2, len / 2, OS_BOUNDARY), ==, 0);
+    g_assert_cmpuint(os->present_bytes(p, len), ==, 0);
+    ((volatile char *)p)[3 * page] = 1;
+    g_assert_cmpuint(os->present_bytes(p, len), ==, page);
+    g_assert_cmpint(((volatile char *)p)[len - page], ==, 7);
+    size_t present = os->present_bytes(p, len);
+    g_assert_cmpint(((volatile char *)p)[3 * page], ==, 1);
+    os->unmap(p, len);
+    return present;
+}
+
+/* What is mapped beside a private page of a huge one, with and without a boundary in the huge page. */
+static void test_boundary(void)
+{
+    size_t huge = os->huge_size();
+    struct os_object o;
+    void *p;
+    if (!(os->caps & OS_CAP_HUGE) || !huge || huge > 4 * MIB) {
+        g_assert_cmpuint(os->present_bytes(&o, sizeof o), ==, 0);
+        g_test_skip("no huge pages");
+        return;
+    }
+    g_assert_cmpint(os->object_create(&o), ==, 0);
+    g_assert_cmpint(os->object_grow(&o, huge), ==, 0);
+    g_assert_cmpint(os->map_new(&o, 0, huge, huge, NULL, OS_SHARED_WRITE, &p), ==, 0);
+    memset(p, 7, huge);
+    size_t mapped = os->present_bytes(p, huge);
+    int r = os->collapse(p, huge);
+    os->unmap(p, huge);
+    if (!mapped || r < 0) {
+        g_test_skip(mapped ? "no huge pages to be had" : "no way to tell what is mapped");
+    } else {
+        g_assert_cmpuint(mapped, ==, huge);
+        g_assert_cmpuint(read_one_of(&o, huge, huge, true), <=, huge / 2 + page);
+        g_assert_cmpuint(read_one_of(&o, huge, huge, true), <=, read_one_of(&o, huge, huge, false));
+    }
+    os->object_close(&o);
+}
+
 /* ---- walls --------------------------------------------------------------------------------------- */
 
 static long number_in(const char *path)
@@ -1958,6 +2003,7 @@ static const struct {
     {"populate", test_populate, ANY},
     {"advise", test_advise, ANY},
     {"nofork", test_nofork, ANY},
+    {"boundary", test_boundary, ANY},
     {"collapse", test_collapse, ANY},
     {"mapping-limit", test_mapping_limit, ANY},
     {"address-space-limit", test_address_space_limit, ANY},

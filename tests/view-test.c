@@ -475,6 +475,44 @@ static void test_restore_working_sets(void)
     g_free(data);
 }
 
+/* A few pages of a large image are written and everything around them is read, often enough for the view to be trimmed, with other pages
+ * coming later, a child whose pages lie among them, protections, and a mapping made anew in between. */
+static void test_restore_trimmed(void)
+{
+    enum { ROUNDS = 80 };
+    size_t size = on_valgrind() ? 600 * page : 9 * MIB + 100;
+    unsigned char *data = pattern(size, 3), *other_data = pattern(size, 4), *child_data = g_memdup2(data, size);
+    memsnap_snapshot *s = snap(data, size), *other = snap(other_data, size);
+    memsnap_view *v = view(s);
+    struct rng rng = {8};
+    size_t before = view_stats(v).mappings;
+    for (size_t at = 0; at < size; at += size / 7) {
+        bytes(v)[at] ^= 1;
+        child_data[at] ^= 1;
+    }
+    memsnap_snapshot *child = take(v);
+    for (int round = 0; round < ROUNDS; round++) {
+        for (int k = 0; k < 3 + round / 20; k++)
+            bytes(v)[(size_t)k * (size / 8) + rng_below(&rng, 3) * page] ^= 0xFF;
+        if (round == 40)
+            assert_ok(memsnap_view_protect(v, 0, 3 * page, MEMSNAP_ACCESS_NONE));
+        const unsigned char *expected = round % 10 == 9 ? child_data : round == 45 ? other_data : data;
+        assert_ok(memsnap_view_restore_to(v, expected == child_data ? child : expected == other_data ? other : s));
+        assert_same(bytes(v), expected, size);
+    }
+    if (snap_stats(s).huge_bytes && config.force != OS_SOURCE_COMPARE && !on_valgrind())
+        g_assert_cmpuint(view_stats(v).mappings, >, before);
+    g_assert_cmpuint(view_stats(v).mappings, <=, before + 2 * (size / (2 * MIB)));
+    assert_content(child, child_data, size);
+    memsnap_view_unref(v);
+    memsnap_snapshot_unref(s);
+    memsnap_snapshot_unref(child);
+    memsnap_snapshot_unref(other);
+    g_free(data);
+    g_free(other_data);
+    g_free(child_data);
+}
+
 static void test_restore_to(void)
 {
     enum { N = 4 };
@@ -1027,6 +1065,7 @@ int main(int argc, char **argv)
     test_add("take-atomic", test_take_atomic, TEST_SOURCES);
     test_add("restore", test_restore, TEST_SOURCES);
     test_add("restore-working-sets", test_restore_working_sets, TEST_SOURCES);
+    test_add("restore-trimmed", test_restore_trimmed, TEST_SOURCES);
     test_add("restore-to", test_restore_to, TEST_SOURCES);
     test_add("restore-to-other-size", test_restore_to_other_size, 0);
     test_add("protect-arguments", test_protect_arguments, 0);

@@ -79,6 +79,7 @@ int ms_object_share(const struct os_object *o, uint64_t size, int *fd);
 int ms_linux_create(struct os_object *o);
 int ms_candidates(enum os_source source, uintptr_t *cursor, uintptr_t end, struct os_range *v, size_t max);
 size_t ms_huge_bytes(const void *addr, size_t len);
+size_t ms_present_bytes(const void *addr, size_t len);
 /* candidates by PAGEMAP_SCAN without the self-test; swapped: count swapped pages (and a gate's markers) in. */
 int ms_pagemap_scan(uintptr_t *cursor, uintptr_t end, bool swapped, struct os_range *v, size_t max);
 int ms_gate_close(void *addr, size_t len, struct os_gate *g);

@@ -107,6 +107,7 @@ static int advise(void *addr, size_t len, enum os_advice advice)
         [OS_FORK] = MADV_DOFORK,
         [OS_HUGE] = MADV_HUGEPAGE,
         [OS_WILL_WRITE] = MADV_POPULATE_WRITE,
+        [OS_BOUNDARY] = MADV_RANDOM,        /* says nothing new about memory objects, and mappings that differ in it are not merged */
     };
     if (madvise(addr, len, calls[advice]) == 0)
         return 0;
@@ -249,6 +250,7 @@ const struct os os_linux = {
     .advise = advise,
     .collapse = collapse,
     .huge_bytes = ms_huge_bytes,
+    .present_bytes = ms_present_bytes,
     .object_create = ms_linux_create,
     .object_grow = ms_object_grow,
     .object_commit = commit,

@@ -47,7 +47,8 @@ enum os_advice {
     OS_NOFORK,              /* a forked child does not get this mapping */
     OS_FORK,                /* undo OS_NOFORK */
     OS_HUGE,                /* anonymous memory: huge pages welcome */
-    OS_WILL_WRITE           /* all of it is about to be written: make the pages in one go */
+    OS_WILL_WRITE,          /* all of it is about to be written: make the pages in one go */
+    OS_BOUNDARY             /* no more than a boundary: not one mapping with what lies beside it */
 };
 
 /* Where candidates for "dirty" come from, best first. OS_SOURCE_COMPARE (every page) works anywhere and needs no OS. */
@@ -98,6 +99,7 @@ struct os {
     int (*advise)(void *addr, size_t len, enum os_advice advice);   /* -ENOTSUP where unknown */
     int (*collapse)(void *addr, size_t len);    /* shared window, huge-aligned, one byte touched per huge page; -ENOTSUP */
     size_t (*huge_bytes)(const void *addr, size_t len);     /* of them really mapped huge; 0 where unknown */
+    size_t (*present_bytes)(const void *addr, size_t len);  /* of them mapped at this moment; 0 where unknown */
 
     /* -- objects -- */
     int (*object_create)(struct os_object *o);      /* empty, nameless, cannot shrink where the OS can promise that */

@@ -149,7 +149,8 @@ int ms_pagemap_scan(uintptr_t *cursor, uintptr_t end, bool swapped, struct os_ra
     return (int)n;
 }
 
-size_t ms_huge_bytes(const void *addr, size_t len)
+/* Bytes of the pages that have the category; 0 where there is no way to tell. */
+static size_t bytes_of_category(const void *addr, size_t len, uint64_t category)
 {
     struct page_region regions[REGIONS];
     memset(regions, 0, sizeof regions);
@@ -162,8 +163,8 @@ size_t ms_huge_bytes(const void *addr, size_t len)
             .end = end,
             .vec = (uintptr_t)regions,
             .vec_len = REGIONS,
-            .category_mask = PAGE_IS_HUGE,
-            .return_mask = PAGE_IS_HUGE,
+            .category_mask = category,
+            .return_mask = category,
         };
         int count = scan_call(&arg);
         if (count < 0 || arg.walk_end <= at)
@@ -173,6 +174,16 @@ size_t ms_huge_bytes(const void *addr, size_t len)
         at = (uintptr_t)arg.walk_end;
     }
     return bytes;
+}
+
+size_t ms_huge_bytes(const void *addr, size_t len)
+{
+    return bytes_of_category(addr, len, PAGE_IS_HUGE);
+}
+
+size_t ms_present_bytes(const void *addr, size_t len)
+{
+    return bytes_of_category(addr, len, PAGE_IS_PRESENT);
 }
 
 /* ---- the pagemap file ------------------------------------------------------------------------- */

@@ -306,7 +306,7 @@ static int advise(void *addr, size_t len, enum os_advice advice)
     return -ENOTSUP;
 }
 
-static size_t no_huge_bytes(const void *addr, size_t len)
+static size_t no_bytes(const void *addr, size_t len)
 {
     (void)addr;
     (void)len;
@@ -421,7 +421,8 @@ const struct os os_posix = {
     .populate = ms_touch,
     .advise = advise,
     .collapse = cannot_discard,
-    .huge_bytes = no_huge_bytes,
+    .huge_bytes = no_bytes,
+    .present_bytes = no_bytes,
     .object_create = ms_temporary_create,
     .object_grow = ms_object_grow,
     .object_commit = ms_object_commit,
