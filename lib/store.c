@@ -271,14 +271,21 @@ size_t ms_chunk_refs(const struct chunk *c)
     return ms_ref_count(&c->refs);
 }
 
-/* So much is kept to be used again; the rest goes back to the OS, where it can. */
-#define MOST_FREE_PAGES 1024
+/* So much is kept to be used again, or a quarter of the store if that is more; the rest goes back to the OS, where it can. Writing to a page
+ * that is there costs half of what a new one and a hole punched for the old one cost. */
+#define FREE_PAGES 1024
+#define FREE_SHARE 4
 
 static bool keep_space(struct store *s, const struct free_extent *e)
 {
-    uint64_t most = ms_os->caps & OS_CAP_PUNCH ? MOST_FREE_PAGES * (uint64_t)ms_os->page_size() : UINT64_MAX;
+    uint64_t most = UINT64_MAX;
     bool kept, merged = false;
     ms_lock(&s->lock);
+    if (ms_os->caps & OS_CAP_PUNCH) {
+        most = FREE_PAGES * (uint64_t)ms_os->page_size();
+        if (most < s->end / FREE_SHARE)
+            most = s->end / FREE_SHARE;
+    }
     kept = s->free.bytes + e->len <= most && ms_freelist_put(&s->free, e, &merged);
     ms_unlock(&s->lock);
     if (kept && merged)
