@@ -385,6 +385,14 @@ int memsnap_snapshot_set_recycling(memsnap_snapshot *s, unsigned max_views);
 #define MEMSNAP_VIEW_NODUMP   (1u << 2)
 /** memsnap_snapshot_view_at() only: open the mutable view. */
 #define MEMSNAP_VIEW_MUTABLE  (1u << 3)
+/**
+ * The mutable view only: notice which pages are stored to, so that each later take costs what was stored since the one before it. Without
+ * it every page that was changed since the first take is looked at each time.
+ * The price: the first store to a page after a take costs a page fault again, and pages are brought in one by one when they are first read.
+ * What a device stores through memory it has pinned (O_DIRECT or registered io_uring buffers that point into the view) is not noticed:
+ * not for programs that do that. Needs userfaultfd(2), Linux 6.7 and more: else -ENOTSUP.
+ */
+#define MEMSNAP_VIEW_TRACK    (1u << 4)
 
 /**
  * \brief       Open a private, copy-on-write view of a snapshot
@@ -398,7 +406,7 @@ int memsnap_snapshot_set_recycling(memsnap_snapshot *s, unsigned max_views);
  * \param       out     The new view, one reference
  *
  * \return      0, or
- *              - -EINVAL: an argument is NULL; unknown flag, or MEMSNAP_VIEW_MUTABLE
+ *              - -EINVAL: an argument is NULL; unknown flag, MEMSNAP_VIEW_MUTABLE or MEMSNAP_VIEW_TRACK
  *              - -ENOMEM: out of memory or address space (RLIMIT_AS, RLIMIT_DATA and strict overcommit included)
  *              - -EMLINK: the process has as many memory mappings as the system allows; unmapping any helps
  *              - -EMFILE, -ENFILE, -EFBIG, -ENOSPC, -EDQUOT: a mutable view is open, and there is no room to keep its
@@ -419,11 +427,12 @@ int memsnap_snapshot_view(memsnap_snapshot *s, unsigned flags, memsnap_view **ou
  *
  * \param       s       A snapshot. The view keeps what it needs of it: the caller's reference may go.
  * \param       flags   0 or MEMSNAP_VIEW_PREFAULT, MEMSNAP_VIEW_NODUMP, MEMSNAP_VIEW_COPY (accepted,
- *                      but the bytes are the snapshot's: it promises nothing)
+ *                      but the bytes are the snapshot's: it promises nothing), MEMSNAP_VIEW_TRACK
  * \param       out     The new view, one reference
  *
  * \return      0, or
  *              - -EBUSY: a mutable view of `s` is open; close it first
+ *              - -ENOTSUP: MEMSNAP_VIEW_TRACK, and it cannot be had here, or `s` was made with MEMSNAP_FILE_SHARED
  *              - -EINVAL, -ENOMEM, -EMLINK, -EMFILE, -ENFILE, -EFBIG, -ENOSPC, -EDQUOT, -EIO, -EBADF: as for
  *                memsnap_snapshot_view()
  *              Nothing was opened; the call may be repeated.
@@ -442,12 +451,13 @@ int memsnap_snapshot_view_mut(memsnap_snapshot *s, unsigned flags, memsnap_view 
  * \param       address Where the view starts: a multiple of the page size, not NULL. A multiple of 2 MiB lets
  *                      huge pages be used.
  * \param       flags   As for memsnap_snapshot_view(). MEMSNAP_VIEW_MUTABLE: open the mutable view, as
- *                      memsnap_snapshot_view_mut() does.
+ *                      memsnap_snapshot_view_mut() does; then also MEMSNAP_VIEW_TRACK.
  * \param       out     The new view, one reference
  *
  * \return      0, or
  *              - -EEXIST: something is mapped in the range
  *              - -EBUSY: MEMSNAP_VIEW_MUTABLE, and a mutable view of `s` is open
+ *              - -ENOTSUP: MEMSNAP_VIEW_TRACK, as for memsnap_snapshot_view_mut()
  *              - -EINVAL: also if `address` is NULL or not a multiple of the page size
  *              - -ENOMEM: also if the range is not within the address space
  *              - -EMLINK, -EMFILE, -ENFILE, -EFBIG, -ENOSPC, -EDQUOT, -EIO, -EBADF: as for memsnap_snapshot_view()
@@ -847,7 +857,7 @@ struct memsnap_view_stats {
     size_t restored_pages;
     /** How often restoring mapped anew rather than copied. */
     size_t remaps;
-    /** How modified pages are found: "pagemap-scan", "pagemap", "working-set", "compare". Static. */
+    /** How modified pages are found: "pagemap-scan", "pagemap", "working-set", "compare"; "write-protect" with MEMSNAP_VIEW_TRACK. Static. */
     const char *dirty_source;
 };
 

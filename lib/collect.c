@@ -124,11 +124,15 @@ static int collect_dirty(struct collection *c, struct mapping *m, const struct i
     int e;
     ms_reader_begin(&base, m->base);
     ms_dirty_begin(&d, m, reference, 0, gate);
+    d.scan.written = m->tracked && reference == m->base && !gate;
+    bool tracked = d.scan.written;
     while ((e = ms_dirty_next(&d, &page)) > 0) {
         e = collect_page(c, m, &base, reference, page);
         if (e < 0)
             break;
     }
+    if (tracked && !d.scan.written)
+        ms_mapping_untrack(m);
     ms_dirty_end(&d);
     ms_reader_end(&base);
     return e;

@@ -18,7 +18,7 @@ void ms_scan_begin(struct scan *s, const struct mapping *m, size_t first_page, c
     s->cursor = (uintptr_t)ms_page_address(m, first_page);
     s->end = (uintptr_t)ms_page_address(m, m->pages);
     s->next = s->n = 0;
-    s->all = false;
+    s->written = s->all = false;
 }
 
 static const char *const source_names[OS_SOURCES] = {"pagemap-scan", "pagemap", "compare"};
@@ -54,6 +54,14 @@ static void refill(struct scan *s)
     enum os_source used;
     int n = -ENOTSUP;
     s->next = 0;
+    if (s->written) {
+        n = ms_os->written(&s->cursor, s->end, s->v, max);
+        s->written = n >= 0;
+    }
+    if (s->written) {
+        s->n = (size_t)n;
+        return;
+    }
     if (s->gate)
         n = ms_os->gate_candidates(s->gate, &s->cursor, s->end, s->v, max);
     else

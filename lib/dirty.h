@@ -10,6 +10,7 @@ struct scan {
     const struct os_gate *gate;         /* or NULL */
     uintptr_t cursor, end;
     size_t next, n;
+    bool written;                       /* set by the caller: only what was stored to since last asked; cleared when that fails */
     bool all;                           /* no source worked: every page is a candidate */
     struct os_range v[512];             /* PAGEMAP_SCAN repeats regions when asked for more in one call (facts: dup) */
 };

@@ -378,6 +378,22 @@ static void put_protections_back(struct mapping *m)
     }
 }
 
+int ms_mapping_track(struct mapping *m)
+{
+    if (!(m->flags & MEMSNAP_VIEW_TRACK) || m->tracked || !m->pages)
+        return 0;
+    int e = ms_os->track(m->address, m->length);
+    m->tracked = e == 0;
+    return e;
+}
+
+void ms_mapping_untrack(struct mapping *m)
+{
+    if (m->tracked)
+        ms_os->untrack(m->address, m->length);
+    m->tracked = false;
+}
+
 int ms_mapping_freeze(struct mapping *m, struct chunk *c)
 {
     int e = ms_os->map_over(&c->store->object, c->offset, m->address, m->length, OS_PRIVATE);
@@ -390,9 +406,10 @@ int ms_mapping_freeze(struct mapping *m, struct chunk *c)
     return e;
 }
 
-/* A new mapping has no boundaries. */
-static void forget_trimmed(struct mapping *m)
+/* A new mapping has no boundaries, and is not tracked. */
+static void forget_properties(struct mapping *m)
 {
+    m->tracked = false;
     ms_os->free(m->trimmed);
     m->trimmed = NULL;
     m->trimmed_regions = 0;
@@ -438,7 +455,7 @@ int ms_mapping_exchange(struct mapping *m, struct image *i)
     else if (e == 0)
         e = exchange_in_steps(m, &plan, i, zero);
     if (e == 0 || m->torn)
-        forget_trimmed(m);
+        forget_properties(m);
     if (e == 0) {
         ms_image_unref(m->mapped);
         m->mapped = ms_image_ref(mapped);

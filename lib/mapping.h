@@ -25,6 +25,7 @@ struct mapping {
     unsigned flags;             /* MEMSNAP_VIEW_* it was opened with */
     bool no_fork;               /* a leased writer: not in a forked child */
     bool keep_private;          /* part of `mapped` could not be mapped: private pages must not be dropped */
+    bool tracked;               /* stores are noticed: what ms_os->written() does not report equals base */
     bool torn;                  /* an exchange failed half way; restoring mends it, nothing may be taken until then */
     struct image *mapped, *base, *latest;
     struct protections protections;
@@ -64,6 +65,10 @@ int ms_mapping_unprotect(struct mapping *m);            /* everything readable a
 /* Makes every page readable for the library's own look, and puts the protections back. */
 int ms_mapping_lift(struct mapping *m);
 void ms_mapping_lower(struct mapping *m);
+
+/* Has stores noticed from now on, if that was asked for (MEMSNAP_VIEW_TRACK); 0, or they are not, and everything has to be compared. */
+int ms_mapping_track(struct mapping *m);
+void ms_mapping_untrack(struct mapping *m);
 
 /* base := i, latest := NULL; takes references. */
 void ms_mapping_set_base(struct mapping *m, struct image *i);

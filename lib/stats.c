@@ -104,7 +104,7 @@ static void view_stats(const struct mapping *m, struct memsnap_view_stats *t)
     t->restores = m->restores;
     t->restored_pages = m->restored_pages;
     t->remaps = m->remaps;
-    t->dirty_source = ms_scan_source(m);
+    t->dirty_source = m->tracked ? "write-protect" : ms_scan_source(m);
 }
 
 int memsnap_view_stats(memsnap_view *v, struct memsnap_view_stats *stats)

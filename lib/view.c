@@ -112,10 +112,12 @@ static int lease_open(struct memsnap_snapshot *s, unsigned flags, void *at, mems
 
 static int open_either(memsnap_snapshot *s, unsigned flags, bool mutable, void *at, memsnap_view **out)
 {
-    if (!s || !out || flags & ~VIEW_FLAGS)
+    if (!s || !out || flags & ~(mutable ? VIEW_FLAGS | MEMSNAP_VIEW_TRACK : VIEW_FLAGS))
         return -EINVAL;
     ms_enter();
-    int e = mutable ? lease_open(s, flags, at, out) : view_open(s, flags, at, out);
+    int e = flags & MEMSNAP_VIEW_TRACK ? ms_os->track(NULL, 0) : 0;
+    if (e == 0)
+        e = mutable ? lease_open(s, flags, at, out) : view_open(s, flags, at, out);
     ms_leave();
     return e;
 }

@@ -47,16 +47,23 @@ static int collect_shadow(struct memsnap_snapshot *s, bool atomic)
     struct writer *w = &s->writer;
     struct os_gate gate;
     struct image *i;
+    bool gated = atomic && w->leased;
     int e = 0;
-    if (atomic && w->leased)
+    if (gated) {
+        ms_mapping_untrack(&w->mapping);
         e = ms_os->gate_close(w->mapping.address, w->mapping.length, &gate);
+    } else if (w->leased) {
+        ms_mapping_track(&w->mapping);
+    }
     if (e < 0)
         return e;
-    e = ms_collect(&w->mapping, s->pool, atomic && w->leased ? &gate : NULL, &i);
-    if (atomic && w->leased)
+    e = ms_collect(&w->mapping, s->pool, gated ? &gate : NULL, &i);
+    if (gated)
         ms_os->gate_open(&gate);
-    if (e < 0)
+    if (e < 0) {
+        ms_mapping_untrack(&w->mapping);        /* what was reported is lost: everything is looked at the next time */
         return e;
+    }
     ms_mapping_set_base(&w->mapping, i);
     ms_snapshot_set_image(s, i);
     return 0;
@@ -103,6 +110,7 @@ int ms_writer_settle(struct memsnap_snapshot *s, bool atomic)
             return e;
         w->state = WRITER_SHADOW;
         w->chunk = NULL;
+        ms_mapping_track(&w->mapping);
         return clear_tail(s);
     }
     int e = clear_tail(s);
@@ -261,6 +269,8 @@ int ms_writer_open(struct memsnap_snapshot *s, unsigned flags, void *at)
         return -EBADF;
     if (w->leased)
         return -EBUSY;
+    if (w->state == WRITER_FILE && flags & MEMSNAP_VIEW_TRACK)
+        return -ENOTSUP;
     ms_lot_set_image(s->lot, NULL);         /* parked views would keep the image shared */
     if (w->state == WRITER_FILE)
         e = open_direct(s, w->chunk, flags, at);

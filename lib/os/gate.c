@@ -71,7 +71,7 @@ static int mark_candidates(const struct os_gate *g, bool markers, bool swapped)
     size_t page = ms_page_size();
     uintptr_t at = g->start;
     while (at < g->end) {
-        int n = markers ? ms_pagemap_scan(&at, g->end, swapped, v, 128)
+        int n = markers ? ms_pagemap_scan(&at, g->end, swapped ? PAGEMAP_PRIVATE : PAGEMAP_PRESENT, v, 128)
                         : ms_candidates(OS_SOURCE_SCAN, &at, g->end, v, 128);
         if (n < 0)
             return n;

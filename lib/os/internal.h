@@ -6,6 +6,7 @@
  *   linux.c    the os_linux table: what Linux does better
  *   pagemap.c  Linux: which pages may be private
  *   gate.c     Linux: stopping the writers of a range
+ *   track.c    Linux: noticing which pages are stored to
  *   lock.c     mutexes and the fork gate */
 #ifndef MS_OS_INTERNAL_H
 #define MS_OS_INTERNAL_H
@@ -80,8 +81,14 @@ int ms_linux_create(struct os_object *o);
 int ms_candidates(enum os_source source, uintptr_t *cursor, uintptr_t end, struct os_range *v, size_t max);
 size_t ms_huge_bytes(const void *addr, size_t len);
 size_t ms_present_bytes(const void *addr, size_t len);
-/* candidates by PAGEMAP_SCAN without the self-test; swapped: count swapped pages (and a gate's markers) in. */
-int ms_pagemap_scan(uintptr_t *cursor, uintptr_t end, bool swapped, struct os_range *v, size_t max);
+/* Private pages that are present; also those swapped out (and a gate's markers); or those that were written to in a tracked range, which are
+ * protected anew. */
+enum pagemap_what { PAGEMAP_PRESENT, PAGEMAP_PRIVATE, PAGEMAP_WRITTEN };
+/* candidates by PAGEMAP_SCAN without the self-test. */
+int ms_pagemap_scan(uintptr_t *cursor, uintptr_t end, enum pagemap_what what, struct os_range *v, size_t max);
+int ms_track(void *addr, size_t len);
+void ms_untrack(void *addr, size_t len);
+int ms_written(uintptr_t *cursor, uintptr_t end, struct os_range *v, size_t max);
 int ms_gate_close(void *addr, size_t len, struct os_gate *g);
 int ms_gate_candidates(const struct os_gate *g, uintptr_t *cursor, uintptr_t end, struct os_range *v, size_t max);
 void ms_gate_open(struct os_gate *g);

@@ -150,6 +150,14 @@ struct os {
      * within a call; at most max of them. Returns how many and moves *cursor behind the last page looked at. Never misses a
      * private page. -ENOTSUP: this source does not work in this process (missing, or failed its self-test). */
     int (*candidates)(enum os_source source, uintptr_t *cursor, uintptr_t end, struct os_range *v, size_t max);
+    /* From now on stores to the range, which is private, are noticed. Until untrack, or until something is mapped over it. No closed gate
+     * may lie over it. len 0: whether it can be had at all. -ENOTSUP. */
+    int (*track)(void *addr, size_t len);
+    void (*untrack)(void *addr, size_t len);
+    /* Like candidates, but only pages stored to since they were last reported; the first time, all that are private. What a device
+     * or another process stores through pages it has pinned is not noticed. -ENOTSUP: the range is not tracked any more, and what this call
+     * was to report is to be looked for by other means. */
+    int (*written)(uintptr_t *cursor, uintptr_t end, struct os_range *v, size_t max);
     /* Blocks every other thread that stores to the range until gate_open; the caller's own thread must not store there, and its
      * signals are blocked meanwhile. After it returns the bytes stand still. -ENOTSUP. */
     int (*gate_close)(void *addr, size_t len, struct os_gate *g);

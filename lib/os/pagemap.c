@@ -34,6 +34,9 @@ struct pm_scan_arg {
     __u64 category_inverted, category_mask, category_anyof_mask, return_mask;
 };
 # define PAGEMAP_SCAN _IOWR('f', 16, struct pm_scan_arg)
+# define PM_SCAN_WP_MATCHING (1 << 0)
+# define PM_SCAN_CHECK_WPASYNC (1 << 1)
+# define PAGE_IS_WRITTEN (1 << 1)
 # define PAGE_IS_FILE (1 << 2)
 # define PAGE_IS_PRESENT (1 << 3)
 # define PAGE_IS_SWAPPED (1 << 4)
@@ -117,23 +120,25 @@ static int scan_call(struct pm_scan_arg *arg)
     return -ENOTSUP;
 }
 
-int ms_pagemap_scan(uintptr_t *cursor, uintptr_t end, bool swapped, struct os_range *v, size_t max)
+int ms_pagemap_scan(uintptr_t *cursor, uintptr_t end, enum pagemap_what what, struct os_range *v, size_t max)
 {
     struct page_region regions[REGIONS];
     size_t n = 0, ask = FIRST_REGIONS;
     uintptr_t at = *cursor;
+    uint64_t written = what == PAGEMAP_WRITTEN ? PAGE_IS_WRITTEN : 0;
     for (; at < end && n < max; ask = REGIONS) {
         ask = max - n < ask ? max - n : ask;
         memset(regions, 0, ask * sizeof regions[0]);    /* valgrind does not know that the kernel fills it in */
         struct pm_scan_arg arg = {
             .size = sizeof arg,
+            .flags = written ? PM_SCAN_WP_MATCHING | PM_SCAN_CHECK_WPASYNC : 0,
             .start = at,
             .end = end,
             .vec = (uintptr_t)regions,
             .vec_len = ask,
             .category_inverted = PAGE_IS_FILE,
-            .category_mask = PAGE_IS_FILE,
-            .category_anyof_mask = swapped ? PAGE_IS_PRESENT | PAGE_IS_SWAPPED : PAGE_IS_PRESENT,
+            .category_mask = PAGE_IS_FILE | written,
+            .category_anyof_mask = what == PAGEMAP_PRESENT ? PAGE_IS_PRESENT : PAGE_IS_PRESENT | PAGE_IS_SWAPPED,
             .return_mask = PAGE_IS_FILE,    /* the same for all, so that present and swapped pages make one run */
         };
         int count = scan_call(&arg);
@@ -231,7 +236,7 @@ full:
 
 static int ask(enum os_source source, uintptr_t *cursor, uintptr_t end, struct os_range *v, size_t max)
 {
-    return source == OS_SOURCE_SCAN ? ms_pagemap_scan(cursor, end, true, v, max) : read_pagemap(cursor, end, v, max);
+    return source == OS_SOURCE_SCAN ? ms_pagemap_scan(cursor, end, PAGEMAP_PRIVATE, v, max) : read_pagemap(cursor, end, v, max);
 }
 
 enum { TEST_PAGES = 16, TEST_PATTERN = 0xA72D };

@@ -381,6 +381,24 @@ static int no_candidates(enum os_source source, uintptr_t *cursor, uintptr_t end
     return -ENOTSUP;
 }
 
+static int cannot_track(void *addr, size_t len)
+{
+    (void)addr;
+    (void)len;
+    return -ENOTSUP;
+}
+
+static void never_tracked(void *addr, size_t len)
+{
+    (void)addr;
+    (void)len;
+}
+
+static int none_written(uintptr_t *cursor, uintptr_t end, struct os_range *v, size_t max)
+{
+    return no_candidates(OS_SOURCE_SCAN, cursor, end, v, max);
+}
+
 static int no_gate(void *addr, size_t len, struct os_gate *g)
 {
     (void)addr;
@@ -445,6 +463,9 @@ const struct os os_posix = {
     .object_seal = cannot_seal,
     .object_share = cannot_share,
     .candidates = no_candidates,
+    .track = cannot_track,
+    .untrack = never_tracked,
+    .written = none_written,
     .gate_close = no_gate,
     .gate_candidates = no_gate_candidates,
     .gate_open = nothing_to_open,

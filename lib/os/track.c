@@ -1,0 +1,223 @@
+/* Noticing stores: userfaultfd write protection that the kernel lifts by itself (WP_ASYNC, Linux 6.7).
+ *
+ * A private page is protected when it is reported as written; the next store to it takes a fault that ends the protection, and PAGEMAP_SCAN
+ * reports the page again. Pages that are not private are never protected: their first store makes them private, and a private page
+ * that is not protected is written. So a report costs what was written, and a range that was just registered reports all that is private.
+ *
+ * One descriptor serves the process. Closed behind our back it has taken all registrations with it: the scan then fails, and
+ * the caller compares. A forked child opens its own. */
+#include "config.h"
+
+#include "os/internal.h"
+
+#include "annotate.h"
+
+#include <errno.h>
+
+#ifdef HAVE_LINUX_USERFAULTFD_H
+
+#include <fcntl.h>
+#include <linux/userfaultfd.h>
+#include <pthread.h>
+#include <stdatomic.h>
+#include <sys/ioctl.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+/* Newer than the oldest headers this is to be compiled with. */
+#ifndef UFFD_USER_MODE_ONLY
+# define UFFD_USER_MODE_ONLY 1
+#endif
+#ifndef UFFD_FEATURE_WP_ASYNC
+# define UFFD_FEATURE_WP_ASYNC (1 << 15)
+#endif
+
+#if defined UFFDIO_WRITEPROTECT && defined SYS_userfaultfd
+# define HAVE_TRACK 1
+#endif
+
+#endif
+
+#ifdef HAVE_TRACK
+
+static struct {
+    pthread_mutex_t lock;
+    int fd;
+    size_t process;             /* ms_process() when opened */
+} tracker = {.lock = PTHREAD_MUTEX_INITIALIZER, .fd = -1};
+
+static int open_tracker(void)
+{
+    int fd = ms_above_standard((int)syscall(SYS_userfaultfd, O_CLOEXEC | O_NONBLOCK | UFFD_USER_MODE_ONLY));
+    if (fd < 0)
+        return errno == EMFILE || errno == ENFILE || errno == ENOMEM ? ms_os_error(errno) : -ENOTSUP;
+    struct uffdio_api api = {.api = UFFD_API, .features = UFFD_FEATURE_WP_ASYNC};
+    if (ioctl(fd, UFFDIO_API, &api) < 0) {
+        close(fd);
+        return -ENOTSUP;
+    }
+    return fd;
+}
+
+/* The descriptor, or an error. anew: the number is not the tracker's any more, and not ours to close. */
+static int get_tracker(bool anew)
+{
+    pthread_mutex_lock(&tracker.lock);
+    if (tracker.fd >= 0 && tracker.process != ms_process())
+        close(tracker.fd);      /* a forked child, where no other thread can be using it */
+    if (tracker.fd < 0 || anew || tracker.process != ms_process())
+        tracker.fd = open_tracker();
+    tracker.process = ms_process();
+    int fd = tracker.fd;
+    pthread_mutex_unlock(&tracker.lock);
+    return fd;
+}
+
+static int register_range(int fd, void *addr, size_t len)
+{
+    struct uffdio_register arg = {.range = {.start = (uintptr_t)addr, .len = len}, .mode = UFFDIO_REGISTER_MODE_WP};
+    if (ioctl(fd, UFFDIO_REGISTER, &arg) == 0)
+        return 0;
+    return errno == ENOMEM ? ms_map_error() : -ENOTSUP;
+}
+
+static int track_range(void *addr, size_t len)
+{
+    int fd = get_tracker(false);
+    int r = fd < 0 ? fd : register_range(fd, addr, len);
+    if (r == -ENOTSUP && fd >= 0) {
+        fd = get_tracker(true);
+        r = fd < 0 ? fd : register_range(fd, addr, len);
+    }
+    if (r < 0)
+        return r;
+    /* Somebody else's descriptor under that number would have stopped the writers instead. */
+    struct os_range v;
+    uintptr_t at = (uintptr_t)addr;
+    r = ms_written(&at, at + ms_page_size(), &v, 1);
+    if (r < 0)
+        ms_untrack(addr, len);
+    return r < 0 ? r : 0;
+}
+
+void ms_untrack(void *addr, size_t len)
+{
+    int saved = errno, fd = get_tracker(false);
+    struct uffdio_range range = {.start = (uintptr_t)addr, .len = len};
+    if (fd >= 0)
+        ioctl(fd, UFFDIO_UNREGISTER, &range);
+    errno = saved;
+}
+
+int ms_written(uintptr_t *cursor, uintptr_t end, struct os_range *v, size_t max)
+{
+    return ms_pagemap_scan(cursor, end, PAGEMAP_WRITTEN, v, max);
+}
+
+/* ---- trust ------------------------------------------------------------------------------------ */
+
+enum { TEST_PAGES = 16 };
+static const unsigned BEFORE = 0x0A70, FIRST = 0x3C55, AGAIN = 0x9187;  /* pages written: before tracking, then, and then */
+
+static void write_pages(char *base, unsigned pattern)
+{
+    for (unsigned i = 0; i < TEST_PAGES; i++)
+        if (pattern >> i & 1)
+            ++*((volatile char *)base + i * ms_page_size());
+}
+
+/* Which pages are reported, or an error. */
+static int written_pattern(char *base)
+{
+    struct os_range v[TEST_PAGES];
+    size_t page = ms_page_size();
+    uintptr_t start = (uintptr_t)base, end = start + TEST_PAGES * page, cursor = start;
+    int pattern = 0, n = ms_written(&cursor, end, v, TEST_PAGES);
+    for (int i = 0; i < n; i++)
+        for (uintptr_t at = v[i].start; at < v[i].end; at += page)
+            pattern |= 1 << ((at - start) / page);
+    return n < 0 ? n : cursor == end ? pattern : -ENOTSUP;
+}
+
+static bool answers_right(char *base, size_t len)
+{
+    write_pages(base, BEFORE);
+    (void)*((volatile char *)base + ms_page_size());
+    if (track_range(base, len) < 0)
+        return false;
+    int before = written_pattern(base), nothing = written_pattern(base);
+    write_pages(base, FIRST);
+    int first = written_pattern(base);
+    write_pages(base, AGAIN);
+    int again = written_pattern(base);
+    /* The look at the first page when the range was registered has taken that one. */
+    return (before | 1) == (int)(BEFORE | 1) && nothing == 0 && first == (int)FIRST && again == (int)AGAIN;
+}
+
+enum verdict { UNKNOWN, WORKS, USELESS };
+
+static enum verdict test_tracking(void)
+{
+    struct os_object o;
+    size_t len = TEST_PAGES * ms_page_size();
+    void *base;
+    if (ms_linux_create(&o) < 0)
+        return UNKNOWN;
+    enum verdict verdict = UNKNOWN;
+    if (ms_object_grow(&o, len) == 0 && ms_map_new(&o, 0, len, ms_page_size(), NULL, OS_PRIVATE, &base) == 0) {
+        verdict = answers_right(base, len) ? WORKS : USELESS;
+        ms_unmap(base, len);
+    }
+    ms_object_close(&o);
+    return verdict;
+}
+
+static bool works(void)
+{
+    static atomic_int verdict;
+    int known = atomic_load_explicit(&verdict, memory_order_relaxed);
+    if (known == UNKNOWN) {
+        known = (int)test_tracking();
+        /* An exchange, not a plain store, is what the race detectors understand. */
+        int expected = UNKNOWN;
+        atomic_compare_exchange_strong(&verdict, &expected, known);
+    }
+    return known == WORKS;
+}
+
+int ms_track(void *addr, size_t len)
+{
+#ifdef MS_WITH_VALGRIND
+    if (RUNNING_ON_VALGRIND)    /* knows no userfaultfd, and says so at length */
+        return -ENOTSUP;
+#endif
+    if (!works())
+        return -ENOTSUP;
+    return len ? track_range(addr, len) : 0;
+}
+
+#else
+
+int ms_track(void *addr, size_t len)
+{
+    (void)addr;
+    (void)len;
+    return -ENOTSUP;
+}
+
+void ms_untrack(void *addr, size_t len)
+{
+    (void)addr;
+    (void)len;
+}
+
+int ms_written(uintptr_t *cursor, uintptr_t end, struct os_range *v, size_t max)
+{
+    (void)cursor;
+    (void)end;
+    (void)v;
+    (void)max;
+    return -ENOTSUP;
+}
+
+#endif
