@@ -566,7 +566,8 @@ int ms_object_share(const struct os_object *o, uint64_t size, int *fd)
     int e = ms_object_check(o, &st);
     if (e < 0)
         return e;
-    if ((uint64_t)st.st_size != size || (fcntl(o->fd, F_GET_SEALS) & ALL_SEALS) != ALL_SEALS)
+    int seals = fcntl(o->fd, F_GET_SEALS);
+    if ((uint64_t)st.st_size != size || seals < 0 || (seals & ALL_SEALS) != ALL_SEALS)
         return -ENOTSUP;
     int made = open_read_only(o);
     if (made < 0 && errno != EMFILE && errno != ENFILE && errno != ENOMEM)
