@@ -605,7 +605,9 @@ int memsnap_view_restore(memsnap_view *v);
  *              - -ENOMEM, -EMLINK, -EMFILE, -ENFILE, -EFBIG, -ENOSPC, -EDQUOT, -EIO, -EBADF: as for
  *                memsnap_view_restore(), and the base is still the old one: memsnap_view_restore() goes back to that.
  *                A mutable view has no such base: until a memsnap_view_restore_to() succeeds its snapshot may be
- *                partly the one and partly the other. Clone it first where that must not be.
+ *                partly the one and partly the other. Clone it first where that must not be. Where not even that
+ *                can be said, calls that need its content return -EIO as long as the view is open; once it is
+ *                closed the snapshot holds what `s` held.
  *
  * Since: 0.1
  */

@@ -429,44 +429,52 @@ static int map_or_copy(struct mapping *m, const struct plan *p, struct image *i)
     return e < 0 ? e : reads_flush(&reads);
 }
 
-/* Replaces everything by zero pages, then maps the runs over them. From the first step on the mapping is torn until all is done. */
-static int exchange_in_steps(struct mapping *m, const struct plan *p, struct image *i, struct image *zero)
+/* Replaces everything by zero pages, then maps the runs over them. From the first step on the mapping is torn until all is done, and holds
+ * what is to be mapped: it may be cut short with some of the runs there. */
+static int exchange_in_steps(struct mapping *m, const struct plan *p, struct image *i, struct image *mapped)
 {
     int e = ms_os->map_over(NULL, 0, m->address, m->length, OS_PRIVATE);
     if (e < 0)
         return e;
     m->torn = true;
+    m->keep_private = false;
     ms_image_unref(m->mapped);
-    m->mapped = ms_image_ref(zero);
+    m->mapped = ms_image_ref(mapped);
     return map_or_copy(m, p, i);
+}
+
+static int exchange_at_once(struct mapping *m, const struct plan *p, struct image *mapped)
+{
+    int e;
+    plan_map(p, m->address, &e);
+    if (e < 0)
+        return e;
+    m->torn = true;
+    m->keep_private = false;
+    ms_image_unref(m->mapped);
+    m->mapped = ms_image_ref(mapped);
+    return 0;
 }
 
 int ms_mapping_exchange(struct mapping *m, struct image *i)
 {
     struct plan plan = {0};
-    struct image *mapped = NULL, *zero = NULL;
+    struct image *mapped = NULL;
     int e = plan_make(&plan, i, m->flags);
     if (e == 0)
         e = plan_image(&plan, i, &mapped);
     if (e == 0)
-        e = ms_image_zero(m->pages, &zero);
-    if (e == 0 && plan_is_one(&plan, m->pages))
-        plan_map(&plan, m->address, &e);
-    else if (e == 0)
-        e = exchange_in_steps(m, &plan, i, zero);
-    if (e == 0 || m->torn)
+        e = plan_is_one(&plan, m->pages) ? exchange_at_once(m, &plan, mapped) : exchange_in_steps(m, &plan, i, mapped);
+    if (m->torn) {
         forget_properties(m);
+        renew_advice(m);
+    }
     if (e == 0) {
-        ms_image_unref(m->mapped);
-        m->mapped = ms_image_ref(mapped);
         m->mappings = ms_max(plan.n, 1);
         m->remaps++;
-        renew_advice(m);
-        m->torn = true;
         e = copy_where_differs(m, i, 0, m->pages);
         m->torn = e < 0;
     }
-    ms_image_unref(zero);
     ms_image_unref(mapped);
     ms_os->free(plan.v);
     return e;
@@ -487,8 +495,13 @@ int ms_mapping_protect(struct mapping *m, size_t first, size_t pages, int access
     if (e < 0)
         return e;
     e = ms_os->protect(ms_page_address(m, first), pages * ms_os->page_size(), access);
-    if (e == 0)
+    if (e == 0) {
         ms_protections_set(&m->protections, first, pages, access);
+    } else {
+        /* The system goes from mapping to mapping, and may have come to a part of them. */
+        ms_os->protect(ms_page_address(m, first), pages * ms_os->page_size(), MEMSNAP_ACCESS_READ | MEMSNAP_ACCESS_WRITE);
+        put_protections_back(m);
+    }
     return e;
 }
 

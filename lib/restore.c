@@ -155,6 +155,7 @@ static int drop_everything(struct mapping *m)
 {
     int e = ms_mapping_drop(m, 0, m->pages);
     if (e == 0) {
+        m->remaps++;
         m->torn = true;
         e = ms_mapping_patch(m, 0, m->pages);
         m->torn = e < 0;
@@ -182,17 +183,16 @@ int ms_restore(struct mapping *m)
     if (e < 0)
         return e;
     m->restores++;
-    if (m->torn) {
-        e = ms_mapping_patch(m, 0, m->pages);
-        if (e < 0)
-            return e;
-        m->torn = false;
-    }
     ms_image_unref(m->latest);
     m->latest = NULL;
-    if (is_dropping_due(m) && drop_everything(m) == 0) {
-        m->remaps++;
-        return 0;
+    if (m->torn) {
+        m->kept_pages = 0;
+        return ms_mapping_exchange(m, m->base);     /* nothing is known of what is there */
+    }
+    if (is_dropping_due(m)) {
+        e = drop_everything(m);
+        if (e == 0 || m->torn)
+            return e;
     }
     return restore_by_copying(m);
 }

@@ -72,7 +72,9 @@ static int collect_shadow(struct memsnap_snapshot *s, bool atomic)
 static int settle_shadow(struct memsnap_snapshot *s, bool atomic)
 {
     struct writer *w = &s->writer;
-    int e = collect_shadow(s, atomic);
+    int e = w->mapping.torn && !w->leased ? ms_restore(&w->mapping) : 0;
+    if (e == 0)
+        e = collect_shadow(s, atomic);
     if (e == 0 && !w->leased) {
         ms_mapping_close(&w->mapping);
         w->state = WRITER_NONE;
@@ -94,7 +96,7 @@ static int settle_file(struct memsnap_snapshot *s, bool atomic)
 /* The lease belongs to the process that this one was forked from, and so does what was stored through it. */
 static bool is_elsewhere(const struct writer *w)
 {
-    return w->leased && w->process != ms_process();
+    return (w->leased || w->mapping.no_fork) && w->process != ms_process();
 }
 
 int ms_writer_settle(struct memsnap_snapshot *s, bool atomic)
@@ -296,8 +298,8 @@ void ms_writer_release(struct memsnap_snapshot *s)
     w->leased = false;
     if (w->state == WRITER_SHADOW) {
         ms_mapping_unprotect(&w->mapping);  /* where that fails, collecting lifts what is in its way */
-        ms_os->advise(w->mapping.address, w->mapping.length, OS_FORK);
-        w->mapping.no_fork = false;
+        int e = ms_os->advise(w->mapping.address, w->mapping.length, OS_FORK);
+        w->mapping.no_fork = e < 0 && e != -ENOTSUP;        /* then a child knows at least that it has not got it */
         return;
     }
     ms_mapping_close(&w->mapping);
@@ -341,5 +343,7 @@ int ms_writer_restore_to(struct memsnap_snapshot *s, struct image *target)
     int e = ms_restore_to(&w->mapping, target);
     if (e == 0)
         ms_snapshot_set_image(s, ms_image_ref(target));
+    else if (w->mapping.torn)
+        ms_mapping_set_base(&w->mapping, target);       /* what closing makes of it */
     return e;
 }

@@ -1,0 +1,317 @@
+/* What a call that fails half way leaves behind: restores that are cut short, protections that come only in part, a freeze whose mapping
+ * is gone, a child without the memory it was to inherit. Calling again mends it, and nothing of one image is seen in another meanwhile. */
+#include "config.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <sys/mman.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "fault.h"
+#include "support.h"
+
+/* Every operation from the n-th on fails; FAULT_FOR_EVER, or only the one. */
+static const size_t how_many[] = {1, 2, FAULT_FOR_EVER};
+
+/* ---- ordinary views ---------------------------------------------------------------------------------------------------- */
+
+/* A zero image in which the pages of two runs, and a lone one, were written: a view of it maps the runs and copies the page in. */
+static memsnap_snapshot *two_runs(memsnap_snapshot *zero, unsigned char *data, uint64_t seed)
+{
+    memsnap_view *v = view(zero);
+    fill(bytes(v), 20 * page, seed);
+    fill(bytes(v) + 30 * page, page, seed + 1);
+    fill(bytes(v) + 40 * page, 24 * page, seed + 2);
+    memcpy(data, bytes(v), 80 * page);
+    memsnap_snapshot *s = take(v);
+    memsnap_view_unref(v);
+    return s;
+}
+
+/* Cut short anywhere, an exchange of the image leaves a view that restoring brings back to its base, zero pages included. */
+static void test_restore_to_cut_short(void)
+{
+    size_t size = 80 * page;
+    unsigned char *zeros = g_malloc0(size), *data = g_malloc(size);
+    memsnap_snapshot *zero = snap_zero(size), *s = two_runs(zero, data, 1);
+    for (size_t i = 0; i < 2 * G_N_ELEMENTS(how_many); i++) {
+        memsnap_snapshot *base = i % 2 ? s : zero, *target = i % 2 ? zero : s;
+        for (size_t n = 0, fired = 1; fired; n++) {
+            memsnap_view *v = view(base);
+            fault_arm(FAULT_ALL & ~FAULT_BIT(FAULT_PROTECT), n, how_many[i / 2], FAULT_TYPICAL);
+            int r = memsnap_view_restore_to(v, target);
+            fired = fault_fired();
+            fault_disarm();
+            if (r < 0)
+                assert_ok(memsnap_view_restore(v));
+            assert_same(bytes(v), (r < 0) == (base == s) ? data : zeros, size);
+            memsnap_view_unref(v);
+            g_assert_cmpuint(n, <, 500);
+        }
+    }
+    memsnap_snapshot_unref(s);
+    memsnap_snapshot_unref(zero);
+    g_free(zeros);
+    g_free(data);
+}
+
+/* Changes after which one of the next restores finds it cheaper to drop all pages. */
+static void make_dropping_due(memsnap_view *v, int rounds)
+{
+    for (size_t p = 0; p < 70; p++)
+        bytes(v)[p * page] ^= 1;
+    for (int i = 0; i < rounds; i++) {
+        assert_ok(memsnap_view_restore(v));
+        bytes(v)[5 * page] ^= 1;
+    }
+}
+
+/* A restore that returned 0 has restored, whatever failed on the way; one that did not can be repeated. */
+static void test_restore_cut_short(void)
+{
+    size_t size = 80 * page;
+    unsigned char *data = g_malloc(size);
+    memsnap_snapshot *zero = snap_zero(size), *s = two_runs(zero, data, 1);
+    for (size_t i = 0; i < 3 * G_N_ELEMENTS(how_many); i++) {
+        for (size_t n = 0, fired = 1; fired; n++) {
+            memsnap_view *v = view(s);
+            make_dropping_due(v, (int)(i / G_N_ELEMENTS(how_many)) + 1);
+            fault_arm(FAULT_ALL, n, how_many[i % G_N_ELEMENTS(how_many)], FAULT_TYPICAL);
+            int r = memsnap_view_restore(v);
+            fired = fault_fired();
+            fault_disarm();
+            if (r < 0)
+                assert_ok(memsnap_view_restore(v));
+            assert_same(bytes(v), data, size);
+            memsnap_view_unref(v);
+            v = view(s);
+            assert_same(bytes(v), data, size);
+            memsnap_view_unref(v);
+            g_assert_cmpuint(n, <, 500);
+        }
+    }
+    memsnap_snapshot_unref(s);
+    memsnap_snapshot_unref(zero);
+    g_free(data);
+}
+
+/* A view that could not be put back, closed: the next holder gets none of it. */
+static void test_closed_when_torn(void)
+{
+    size_t size = 80 * page;
+    unsigned char *zeros = g_malloc0(size), *data = g_malloc(size);
+    memsnap_snapshot *zero = snap_zero(size), *s = two_runs(zero, data, 1);
+    for (size_t n = 0, fired = 1; fired; n++) {
+        memsnap_view *v = view(zero);
+        fault_arm(FAULT_ALL, n, FAULT_FOR_EVER, FAULT_TYPICAL);
+        int r = memsnap_view_restore_to(v, s);
+        fired = fault_fired();
+        memsnap_view_unref(v);
+        fault_disarm();
+        if (r < 0)
+            g_assert_cmpuint(fired, >, 0);
+        v = view(zero);
+        assert_same(bytes(v), zeros, size);
+        memsnap_view_unref(v);
+        g_assert_cmpuint(n, <, 500);
+    }
+    memsnap_snapshot_unref(s);
+    memsnap_snapshot_unref(zero);
+    g_free(zeros);
+    g_free(data);
+}
+
+/* ---- mutable views ------------------------------------------------------------------------------------------------------- */
+
+/* Each page is the one image's or the other's. */
+static void check_either(const unsigned char *is, const unsigned char *a, const unsigned char *b, size_t size)
+{
+    for (size_t at = 0; at < size; at += page)
+        g_assert_true(memcmp(is + at, a + at, page) == 0 || memcmp(is + at, b + at, page) == 0);
+}
+
+/* A snapshot whose rolling back failed is partly the one and partly the other, but can be used as soon as the view is closed. */
+static void test_roll_back_cut_short(void)
+{
+    size_t size = 80 * page;
+    unsigned char *zeros = g_malloc0(size), *data = g_malloc(size), *now = g_malloc(size);
+    memsnap_snapshot *zero = snap_zero(size), *s = two_runs(zero, data, 1);
+    for (size_t i = 0; i < 2 * G_N_ELEMENTS(how_many); i++) {
+        for (size_t n = 0, fired = 1; fired; n++) {
+            memsnap_snapshot *m = snap_clone(zero);
+            memsnap_view *v = view_mut(m);
+            if (i % 2)
+                memsnap_snapshot_unref(snap_clone(m));      /* no longer direct */
+            fault_arm(FAULT_ALL & ~FAULT_BIT(FAULT_PROTECT), n, how_many[i / 2], FAULT_TYPICAL);
+            int r = memsnap_view_restore_to(v, s);
+            fired = fault_fired();
+            fault_disarm();
+            if (r == 0)
+                assert_same(bytes(v), data, size);
+            memsnap_view_unref(v);
+            assert_ok(memsnap_snapshot_read(m, 0, now, size));
+            check_either(now, r == 0 ? data : zeros, data, size);
+            v = view_mut(m);
+            assert_same(bytes(v), now, size);
+            assert_ok(memsnap_view_restore_to(v, s));
+            assert_content(m, data, size);
+            memsnap_view_unref(v);
+            memsnap_snapshot_unref(m);
+            g_assert_cmpuint(n, <, 500);
+        }
+    }
+    memsnap_snapshot_unref(s);
+    memsnap_snapshot_unref(zero);
+    g_free(zeros);
+    g_free(data);
+    g_free(now);
+}
+
+static const struct os *whole_table;
+static bool hole_torn;
+
+/* Fails as some kernels do: what was mapped there is gone by then. */
+static int tearing_map_over(const struct os_object *o, uint64_t offset, void *addr, size_t len, enum os_share how)
+{
+    if (how != OS_PRIVATE || hole_torn)
+        return whole_table->map_over(o, offset, addr, len, how);
+    munmap(addr, len);
+    hole_torn = true;
+    return -ENOMEM;
+}
+
+static void test_torn_freeze(void)
+{
+    size_t size = 40 * page;
+    unsigned char *data = pattern(size, 1);
+    memsnap_snapshot *m = snap(data, size), *out = UNTOUCHED;
+    memsnap_view *v = view_mut(m);
+    struct os table = *ms_os;
+    fill(bytes(v), 3 * page, 2);
+    memcpy(data, bytes(v), 3 * page);
+    assert_ok(memsnap_view_protect(v, 10 * page, page, MEMSNAP_ACCESS_READ));
+    whole_table = ms_os;
+    table.map_over = tearing_map_over;
+    hole_torn = false;
+    ms_os = &table;
+    int r = memsnap_snapshot_clone(m, &out);
+    ms_os = whole_table;
+    if (!hole_torn) {
+        assert_ok(r);           /* heap pages are never direct */
+    } else {
+        assert_refused(r, -ENOMEM, out);
+        assert_same(bytes(v), data, size);
+        fill(bytes(v) + 20 * page, page, 3);
+        memcpy(data + 20 * page, bytes(v) + 20 * page, page);
+        out = snap_clone(m);
+    }
+    assert_content(out, data, size);
+    assert_content(m, data, size);
+    memsnap_snapshot_unref(out);
+    memsnap_view_unref(v);
+    assert_content(m, data, size);
+    memsnap_snapshot_unref(m);
+    g_free(data);
+}
+
+/* ---- forked children ------------------------------------------------------------------------------------------------------ */
+
+struct inheritance {
+    memsnap_snapshot *m;
+    unsigned char *data;
+    size_t size;
+};
+
+static void read_inherited(void *arg)
+{
+    struct inheritance *i = arg;
+    unsigned char *now = g_malloc(i->size);
+    int r = memsnap_snapshot_read(i->m, 0, now, i->size);
+    if (r == 0)
+        assert_same(now, i->data, i->size);
+    else
+        g_assert_cmpint(r, ==, -EBADF);
+    g_free(now);
+}
+
+/* The memory of a closed mutable view is inherited, or the child is told that it is not. */
+static void test_not_inherited_after_all(void)
+{
+    struct inheritance i = {.size = 40 * page};
+    i.data = pattern(i.size, 1);
+    i.m = snap(i.data, i.size);
+    memsnap_view *v = view_mut(i.m);
+    memsnap_snapshot_unref(snap_clone(i.m));
+    fill(bytes(v), 3 * page, 2);
+    memcpy(i.data, bytes(v), 3 * page);
+    fault_arm(FAULT_BIT(FAULT_ADVISE), 0, FAULT_FOR_EVER, -ENOMEM);
+    memsnap_view_unref(v);
+    fault_disarm();
+    child_run(read_inherited, &i);
+    assert_content(i.m, i.data, i.size);
+    v = view_mut(i.m);
+    bytes(v)[5] = i.data[5] = 5;
+    memsnap_view_unref(v);
+    assert_content(i.m, i.data, i.size);
+    memsnap_snapshot_unref(i.m);
+    g_free(i.data);
+}
+
+/* ---- protections ------------------------------------------------------------------------------------------------------------ */
+
+static int access_of(const void *p)
+{
+    char line[512], mode[8] = "";
+    unsigned long start, end, at = (unsigned long)(uintptr_t)p;
+    FILE *f = fopen("/proc/self/maps", "re");
+    g_assert_nonnull(f);
+    while (fgets(line, sizeof line, f) && !(sscanf(line, "%lx-%lx %7s", &start, &end, mode) == 3 && start <= at && at < end))
+        mode[0] = 0;
+    fclose(f);
+    return (mode[0] == 'r' ? MEMSNAP_ACCESS_READ : 0) | (mode[0] && mode[1] == 'w' ? MEMSNAP_ACCESS_WRITE : 0);
+}
+
+static int partial_protect(void *addr, size_t len, int access)
+{
+    if (len != 8 * page)
+        return whole_table->protect(addr, len, access);
+    assert_ok(whole_table->protect(addr, 4 * page, access));
+    return -EMLINK;
+}
+
+/* mprotect goes from mapping to mapping, and stops where it can split no more. */
+static void test_protected_in_part(void)
+{
+    size_t size = 40 * page;
+    memsnap_snapshot *s = snap_pattern(size, 1);
+    memsnap_view *v = view(s);
+    struct os table = *ms_os;
+    assert_ok(memsnap_view_protect(v, 0, 2 * page, MEMSNAP_ACCESS_READ));
+    whole_table = ms_os;
+    table.protect = partial_protect;
+    ms_os = &table;
+    int r = memsnap_view_protect(v, 0, 8 * page, MEMSNAP_ACCESS_NONE);
+    ms_os = whole_table;
+    g_assert_cmpint(r, ==, -EMLINK);
+    for (size_t p = 0; p < 10; p++)
+        g_assert_cmpint(access_of(bytes(v) + p * page), ==, MEMSNAP_ACCESS_READ | (p < 2 ? 0 : MEMSNAP_ACCESS_WRITE));
+    assert_ok(memsnap_view_restore(v));
+    for (size_t p = 0; p < 10; p++)
+        g_assert_cmpint(access_of(bytes(v) + p * page), ==, MEMSNAP_ACCESS_READ | MEMSNAP_ACCESS_WRITE);
+    memsnap_view_unref(v);
+    memsnap_snapshot_unref(s);
+}
+
+int main(int argc, char **argv)
+{
+    test_init(&argc, &argv);
+    test_add("restore-to-cut-short", test_restore_to_cut_short, TEST_SOURCES);
+    test_add("restore-cut-short", test_restore_cut_short, TEST_SOURCES);
+    test_add("closed-when-torn", test_closed_when_torn, TEST_SOURCES);
+    test_add("roll-back-cut-short", test_roll_back_cut_short, TEST_SOURCES);
+    test_add("torn-freeze", test_torn_freeze, 0);
+    test_add("not-inherited-after-all", test_not_inherited_after_all, 0);
+    test_add("protected-in-part", test_protected_in_part, 0);
+    return g_test_run();
+}
