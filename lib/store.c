@@ -499,13 +499,21 @@ int ms_chunk_fill_from(struct chunk *c, const struct os_object *file, uint64_t s
     return e < 0 ? e : check_length(file, size);
 }
 
+/* Not by setting the object's length: by then another thread of the family may have written behind the chunk, and would be cut off. */
+static int reach_over(struct chunk *c, uint64_t len)
+{
+    uint64_t now;
+    int e = ms_os->file_size(&c->store->object, &now);
+    return e < 0 || now >= c->offset + len ? e : write_all(c, "", 1, len - 1);
+}
+
 int ms_chunk_prepare_shared(struct chunk *c)
 {
     uint64_t len = (uint64_t)c->pages * ms_os->page_size();
     const struct os_object *o = &c->store->object;
     if (c->store->kind == STORE_FILE)       /* the user's file keeps its length; its holes are the user's risk */
         return 0;
-    int e = ms_os->object_grow(o, c->offset + len);
+    int e = reach_over(c, len);
     return e < 0 ? e : ms_os->object_commit(o, c->offset, len);
 }
 

@@ -183,6 +183,51 @@ static void test_both_ways(void)
     memsnap_snapshot_unref(c.other);
 }
 
+/* All are of one family, whose store grows for one while the other writes to its end. */
+static void *grow_the_family(void *arg)
+{
+    struct worker *w = arg;
+    const struct common *c = w->shared;
+    memsnap_snapshot *kept = NULL;
+    unsigned char *buf = malloc(c->size);
+    expect(w, buf);
+    for (unsigned long i = 0; i < 10 * rounds; i++) {
+        memsnap_snapshot *own = NULL, *t = NULL;
+        memsnap_view *v = NULL;
+        size_t at = (i + w->number) % 30 * page;
+        if (w->number % 2) {
+            expect(w, memsnap_snapshot_clone(c->s, &own) == 0 && memsnap_snapshot_view_mut(own, 0, &v) == 0);
+        } else {
+            expect(w, memsnap_snapshot_view(c->s, 0, &v) == 0);
+        }
+        unsigned char *p = memsnap_view_data(v);
+        memcpy(p + at, c->data + at, 5 * page);
+        expect(w, memsnap_view_take_snapshot(v, 0, &t) == 0);
+        expect(w, memsnap_snapshot_read(t, 0, buf, c->size) == 0 && memcmp(buf, p, c->size) == 0);
+        memsnap_view_unref(v);
+        memsnap_snapshot_unref(own);
+        if (kept) {
+            at = (i - 1 + w->number) % 30 * page;
+            expect(w, memsnap_snapshot_read(kept, at, buf, 5 * page) == 0 && memcmp(buf, c->data + at, 5 * page) == 0);
+        }
+        memsnap_snapshot_unref(kept);
+        kept = t;
+    }
+    memsnap_snapshot_unref(kept);
+    free(buf);
+    return NULL;
+}
+
+static void test_family_grows(void)
+{
+    struct common c = {.size = 40 * page};
+    c.data = pattern(c.size, 1);
+    c.s = snap_zero(c.size);
+    run_workers(grow_the_family, &c);
+    memsnap_snapshot_unref(c.s);
+    g_free(c.data);
+}
+
 /* ---- stores that race ------------------------------------------------------------------------------------------------- */
 
 /* Each storing thread owns one word on every page and counts it up, page after page. Beside them the main thread makes images. */
@@ -544,6 +589,7 @@ int main(int argc, char **argv)
     test_add("own-views", test_own_views, TEST_PLAIN);
     test_add("pass-handles", test_pass_handles, TEST_PLAIN);
     test_add("both-ways", test_both_ways, TEST_PLAIN);
+    test_add("family-grows", test_family_grows, TEST_PLAIN);
     test_add("no-store-is-lost", test_no_store_is_lost, TEST_PLAIN);
     test_add("first-cut", test_first_cut, TEST_PLAIN);
     test_add("atomic-cuts", test_atomic_cuts, TEST_PLAIN);

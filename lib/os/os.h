@@ -103,7 +103,8 @@ struct os {
 
     /* -- objects -- */
     int (*object_create)(struct os_object *o);      /* empty, nameless, cannot shrink where the OS can promise that */
-    int (*object_grow)(const struct os_object *o, uint64_t size);   /* extends with zeros; -EFBIG beyond RLIMIT_FSIZE */
+    /* Extends with zeros; -EFBIG beyond RLIMIT_FSIZE. Not while another thread may be writing behind `size`. */
+    int (*object_grow)(const struct os_object *o, uint64_t size);
     /* Guarantees that stores through a mapping of the range find space (no SIGBUS on a full file system). */
     int (*object_commit)(const struct os_object *o, uint64_t offset, uint64_t len);
     int (*object_write)(const struct os_object *o, const struct os_iov *v, size_t n, uint64_t offset);  /* all or an error */
