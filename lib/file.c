@@ -3,22 +3,39 @@
 
 #include <errno.h>
 
+#include "bytes.h"
 #include "checked.h"
 #include "collect.h"
 #include "snapshot.h"
 #include "store.h"
 
-/* A sealed memfd is adopted as it is, unless it has to be in huge pages. */
-static bool can_adopt(const struct os_object *file, unsigned flags)
+/* Whether nothing was ever stored behind the end, in the last page: a mapping would show it. */
+static bool has_zero_tail(const struct os_object *file, uint64_t size, size_t pages)
 {
-    return flags & MEMSNAP_FILE_MAP || (!(flags & (MEMSNAP_NO_FD | MEMSNAP_HUGE_REQUIRE)) && ms_os->file_sealed(file));
+    size_t ps = ms_os->page_size(), used = (size_t)(size % ps);
+    void *last;
+    if (!used)
+        return true;
+    if (ms_os->map_new(file, (uint64_t)(pages - 1) * ps, ps, ps, NULL, OS_SHARED_READ, &last) < 0)
+        return false;
+    bool zero = ms_bytes_equal((const char *)last + used, NULL, ps - used);
+    ms_os->unmap(last, ps);
+    return zero;
+}
+
+/* A sealed memfd is adopted as it is, unless it has to be in huge pages. */
+static bool can_adopt(const struct os_object *file, uint64_t size, size_t pages, unsigned flags)
+{
+    if (flags & MEMSNAP_FILE_MAP)
+        return true;
+    return !(flags & (MEMSNAP_NO_FD | MEMSNAP_HUGE_REQUIRE)) && ms_os->file_sealed(file) && has_zero_tail(file, size, pages);
 }
 
 static int chunk_of_file(struct os_object *file, uint64_t size, size_t pages, unsigned flags, struct pool *pool, struct chunk **out)
 {
     struct reclaim reclaim = {0};
     int e;
-    if (can_adopt(file, flags)) {
+    if (can_adopt(file, size, pages, flags)) {
         e = ms_store_of_file(file, pages, !(flags & MEMSNAP_FILE_MAP), out);
         if (e == 0)
             file->fd = -1;          /* the store's now */

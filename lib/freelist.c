@@ -48,19 +48,21 @@ static bool insert_at(struct freelist *f, size_t i, const struct free_extent *e)
     return true;
 }
 
-bool ms_freelist_put(struct freelist *f, const struct free_extent *e, bool *merged)
+bool ms_freelist_put(struct freelist *f, const struct free_extent *e, unsigned *spare)
 {
     size_t i = position(f, e->offset);
-    *merged = true;
-    if (i > 0 && follows(&f->v[i - 1], e)) {
+    bool before = i > 0 && follows(&f->v[i - 1], e), behind = i < f->n && follows(e, &f->v[i]);
+    *spare = before + behind;
+    if (before && behind) {
+        f->v[i - 1].len += e->len + f->v[i].len;
+        remove_at(f, i);
+    } else if (before) {
         f->v[i - 1].len += e->len;
-    } else if (i < f->n && follows(e, &f->v[i])) {
+    } else if (behind) {
         f->v[i].offset = e->offset;
         f->v[i].len += e->len;
-    } else {
-        *merged = false;
-        if (!insert_at(f, i, e))
-            return false;
+    } else if (!insert_at(f, i, e)) {
+        return false;
     }
     f->bytes += e->len;
     return true;

@@ -19,8 +19,9 @@ struct freelist {
     uint64_t bytes;
 };
 
-/* Takes an extent in; *merged: into one that holds a reference to the segment already. False: out of memory. */
-bool ms_freelist_put(struct freelist *f, const struct free_extent *e, bool *merged);
+/* Takes an extent in. *spare: references to its segment that the list does not need, because extents are merged: 0 to 2. False: out of
+ * memory. */
+bool ms_freelist_put(struct freelist *f, const struct free_extent *e, unsigned *spare);
 /* The first len bytes of the first extent that has them. *emptied: the extent's reference to the segment goes with it. */
 bool ms_freelist_take(struct freelist *f, uint64_t len, struct free_extent *e, bool *emptied);
 

@@ -119,14 +119,14 @@ static void learn(struct mapping *m, const struct pass *p)
 {
     size_t fresh = p->seen > m->kept_pages ? p->seen - m->kept_pages : 0;
     bool known = m->kept_pages > 0 && p->dirty >= FEW_PAGES;
-    if (p->all) {
-        m->kept_pages = p->dirty;
-        return;
-    }
     if (m->copied_in == COPIED_IN_UNKNOWN) {
         struct differences d;
         find_differences(&d, m->mapped, m->base, SIZE_MAX);
         m->copied_in = d.pages;
+    }
+    if (p->all) {
+        m->kept_pages = p->dirty + m->copied_in;
+        return;
     }
     m->many_clean = p->seen > p->dirty + m->copied_in + ms_max(FEW_CLEAN, p->dirty / 2);
     m->kept_pages = p->seen;

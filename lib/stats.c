@@ -46,14 +46,28 @@ static const char *backend(struct memsnap_snapshot *s)
     return kind ? kind : "none";
 }
 
+static size_t references(const struct mapping *m, const struct image *i)
+{
+    return (size_t)(m->base == i) + (size_t)(m->mapped == i);
+}
+
+/* The writer's mapping and the views that wait go with the snapshot: their references to the image count as ours. */
+static size_t own_references(struct memsnap_snapshot *s, size_t *parked)
+{
+    size_t n = 1 + references(&s->writer.mapping, s->image);
+    ms_lock(&s->lot->lock);
+    *parked = s->lot->n;
+    for (const struct memsnap_view *v = s->lot->first; v; v = v->next)
+        n += references(&v->mapping, s->image);
+    ms_unlock(&s->lot->lock);
+    return n;
+}
+
 static int snapshot_stats(struct memsnap_snapshot *s, struct memsnap_snapshot_stats *t)
 {
-    size_t ps = ms_os->page_size(), holders = s->writer.state == WRITER_DIRECT || s->writer.state == WRITER_SHADOW ? 1 : 0;
+    size_t ps = ms_os->page_size(), own = own_references(s, &t->parked_views);
     struct image_usage u;
-    /* The writer's mapping is the snapshot's own: its references to the image count as ours. */
-    if (holders)
-        holders = (size_t)(s->writer.mapping.base == s->image) + (size_t)(s->writer.mapping.mapped == s->image);
-    int e = ms_image_usage(s->image, holders + 1, &u);
+    int e = ms_image_usage(s->image, own, &u);
     if (e < 0)
         return e;
     t->extents = u.extents;
@@ -62,9 +76,6 @@ static int snapshot_stats(struct memsnap_snapshot *s, struct memsnap_snapshot_st
     t->exclusive_bytes = u.exclusive_pages * ps;
     t->huge_bytes = huge_bytes(s->image);
     t->backend = backend(s);
-    ms_lock(&s->lot->lock);
-    t->parked_views = s->lot->n;
-    ms_unlock(&s->lot->lock);
     return 0;
 }
 

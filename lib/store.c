@@ -111,6 +111,8 @@ static int store_add_segment(struct store *s, uint64_t bytes, bool window)
     uint64_t len = next_segment_length(s, bytes);
     size_t align = window_alignment(len);
     uint64_t offset = ms_round_up(s->end, align);
+    if (offset > INT64_MAX || len > INT64_MAX - offset)
+        return -EFBIG;
     struct segment *g = segment_new(offset, len);
     if (!g)
         return -ENOMEM;
@@ -279,16 +281,16 @@ size_t ms_chunk_refs(const struct chunk *c)
 static bool keep_space(struct store *s, const struct free_extent *e)
 {
     uint64_t most = UINT64_MAX;
-    bool kept, merged = false;
+    unsigned spare = 0;
     ms_lock(&s->lock);
     if (ms_os->caps & OS_CAP_PUNCH) {
         most = FREE_PAGES * (uint64_t)ms_os->page_size();
         if (most < s->end / FREE_SHARE)
             most = s->end / FREE_SHARE;
     }
-    kept = s->free.bytes + e->len <= most && ms_freelist_put(&s->free, e, &merged);
+    bool kept = s->free.bytes + e->len <= most && ms_freelist_put(&s->free, e, &spare);
     ms_unlock(&s->lock);
-    if (kept && merged)
+    for (; kept && spare > 0; spare--)
         segment_unref(e->segment);
     return kept;
 }

@@ -172,8 +172,8 @@ static bool make_parkable(struct memsnap_view *v)
     struct mapping *m = &v->mapping;
     if (!v->lot || !ms_lot_wants(v->lot, m->base) || restore_ordinary(m) < 0)
         return false;
-    if (m->kept_pages > MOST_PARKED_PAGES && m->mapped == m->base) {
-        if (ms_mapping_drop(m, 0, m->pages) < 0)
+    if (m->kept_pages > MOST_PARKED_PAGES) {
+        if (m->mapped != m->base || ms_mapping_drop(m, 0, m->pages) < 0)
             return false;
         m->kept_pages = 0;
     }

@@ -621,6 +621,7 @@ static void test_stats_snapshot(void)
     g_assert_cmpuint(child.chunks, ==, 3);
     g_assert_cmpuint(child.parked_views, ==, 0);
     memsnap_snapshot_unref(t);
+    g_assert_cmpuint(snap_stats(s).exclusive_bytes, ==, 100 * page);       /* views that wait go with the snapshot */
     assert_ok(memsnap_snapshot_set_recycling(s, 0));
     g_assert_cmpuint(snap_stats(s).parked_views, ==, 0);
     g_assert_cmpuint(snap_stats(s).exclusive_bytes, ==, 100 * page);

@@ -357,6 +357,33 @@ static void test_sealed_memfd(void)
     g_free(data);
 }
 
+/* Its maker may have stored behind its end, in the last page: that shows in mappings of it, and is none of the image. */
+static void test_sealed_memfd_tail(void)
+{
+    size_t size = 40 * page + 100;
+    unsigned char *data = pattern(size, 1);
+    int fd = sealed_memfd(data, size, 0);
+    if (fd < 0) {
+        test_skip("no memfd");
+        g_free(data);
+        return;
+    }
+    unsigned char *p = mmap(NULL, 41 * page, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+    g_assert_true((void *)p != MAP_FAILED);
+    memset(p + size, 0xEE, 41 * page - size);
+    munmap(p, 41 * page);
+    g_assert_cmpint(fcntl(fd, F_ADD_SEALS, F_SEAL_WRITE | F_SEAL_SHRINK | F_SEAL_GROW), ==, 0);
+    memsnap_snapshot *s = NULL;
+    assert_ok(memsnap_snapshot_new_from_fd(fd, config.flags, &s));
+    close(fd);
+    assert_content(s, data, size);          /* looks behind the end of a view, too */
+    memsnap_view *v = view_mut(s);
+    g_assert_true(all_zero(bytes(v) + size, 41 * page - size));
+    memsnap_view_unref(v);
+    memsnap_snapshot_unref(s);
+    g_free(data);
+}
+
 /* One seal is not enough: what others can still change is copied. */
 static void test_half_sealed_memfd(void)
 {
@@ -581,6 +608,43 @@ static void test_descriptors_are_close_on_exec(void)
     g_free(data);
 }
 
+#ifdef O_TMPFILE
+/* A file that gets its name when it is complete is still the same file. */
+static void test_linked_later(void)
+{
+    size_t size = 20 * page;
+    if (config_is("heap")) {
+        test_skip("heap pages are not mapped");
+        return;
+    }
+    unsigned char *data = pattern(size, 1);
+    char *path = temp_path("linked"), *dir = g_path_get_dirname(path), link_from[64];
+    int fd = open(dir, O_TMPFILE | O_RDWR | O_CLOEXEC, 0600);
+    if (fd < 0) {
+        test_skip("no files without a name");
+    } else {
+        g_assert_cmpint(pwrite(fd, data, size, 0), ==, (ssize_t)size);
+        memsnap_snapshot *mapped = NULL, *shared = NULL;
+        assert_ok(memsnap_snapshot_new_from_fd(fd, MEMSNAP_FILE_MAP, &mapped));
+        assert_ok(memsnap_snapshot_new_from_fd(fd, MEMSNAP_FILE_SHARED, &shared));
+        snprintf(link_from, sizeof link_from, "/proc/self/fd/%d", fd);
+        g_assert_cmpint(linkat(AT_FDCWD, link_from, AT_FDCWD, path, AT_SYMLINK_FOLLOW), ==, 0);
+        close(fd);
+        assert_content(mapped, data, size);
+        memsnap_view *v = view_mut(shared);
+        data[5] = bytes(v)[5] ^= 1;
+        assert_ok(memsnap_view_flush(v, 0, size));
+        assert_content(shared, data, size);
+        memsnap_view_unref(v);
+        memsnap_snapshot_unref(mapped);
+        memsnap_snapshot_unref(shared);
+    }
+    g_free(path);
+    g_free(dir);
+    g_free(data);
+}
+#endif
+
 int main(int argc, char **argv)
 {
     test_init(&argc, &argv);
@@ -596,7 +660,11 @@ int main(int argc, char **argv)
     test_add("file-is-left-alone", test_file_is_left_alone, TEST_SOURCES);
 #ifdef F_SEAL_WRITE
     test_add("sealed-memfd", test_sealed_memfd, 0);
+    test_add("sealed-memfd-tail", test_sealed_memfd_tail, 0);
     test_add("half-sealed-memfd", test_half_sealed_memfd, 0);
+#endif
+#ifdef O_TMPFILE
+    test_add("linked-later", test_linked_later, 0);
 #endif
     test_add("shared", test_shared, TEST_SOURCES);
     test_add("shared-end", test_shared_end, 0);

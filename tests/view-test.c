@@ -912,6 +912,27 @@ static void test_recycling_count(void)
 }
 
 /* Thousands of holders, none of whom finds anything of another: bytes, protections, the tail of the last page. */
+/* What waits keeps 1 MiB at the most of its own, copies of the image included. */
+static void test_recycling_is_bounded(void)
+{
+    size_t size = 16 * MIB, before;
+    memsnap_view *v[8];
+    if (on_valgrind() || on_sanitizer()) {
+        test_skip("memory is the checker's");
+        return;
+    }
+    memsnap_snapshot *s = snap_pattern(size, 1);
+    before = resident("RssAnon");
+    for (size_t i = 0; i < G_N_ELEMENTS(v); i++) {
+        assert_ok(memsnap_snapshot_view(s, i % 2 ? MEMSNAP_VIEW_COPY : 0, &v[i]));
+        fill(bytes(v[i]), size, i);
+    }
+    for (size_t i = 0; i < G_N_ELEMENTS(v); i++)
+        memsnap_view_unref(v[i]);
+    g_assert_cmpuint(resident("RssAnon"), <, before + G_N_ELEMENTS(v) * MIB + 2 * MIB);
+    memsnap_snapshot_unref(s);
+}
+
 static void test_recycling_carries_nothing_over(void)
 {
     const size_t some[] = {100, 7 * page, 64 * page + 5, 2 * MIB + 3 * page + 1};
@@ -1078,6 +1099,7 @@ int main(int argc, char **argv)
     test_add("view-at-refused", test_view_at_refused, 0);
     test_add("view-at-pointers", test_view_at_pointers, 0);
     test_add("recycling-count", test_recycling_count, 0);
+    test_add("recycling-is-bounded", test_recycling_is_bounded, 0);
     test_add("recycling-carries-nothing-over", test_recycling_carries_nothing_over, TEST_SOURCES);
     test_add("recycling-follows-the-snapshot", test_recycling_follows_the_snapshot, TEST_SOURCES);
     test_add("recycling-outlives-handles", test_recycling_outlives_handles, 0);

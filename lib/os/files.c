@@ -313,6 +313,8 @@ static int adopt_file(int fd, struct os_object *o, uint64_t *size)
         return r;
     }
     made.kind = kind_of(made.fd, &st);
+    if (strcmp(made.kind, "memfd") != 0)
+        made.nameless = false;      /* its owner may give it a name later */
     *o = made;
     *size = (uint64_t)st.st_size;
     return 0;

@@ -1,0 +1,178 @@
+/* Stores, their segments and their free space, by themselves. */
+#include "config.h"
+
+#include <stdlib.h>
+
+#include "../lib/freelist.h"
+#include "../lib/store.h"
+#include "support.h"
+
+/* ---- free space ------------------------------------------------------------------------------------------------------ */
+
+static unsigned put(struct freelist *f, uint64_t offset, uint64_t len, struct segment *g)
+{
+    struct free_extent e = {offset, len, g};
+    unsigned spare = 77;
+    g_assert_true(ms_freelist_put(f, &e, &spare));
+    return spare;
+}
+
+static bool have(struct freelist *f, uint64_t len, uint64_t *offset)
+{
+    struct free_extent e;
+    bool emptied;
+    if (!ms_freelist_take(f, len, &e, &emptied))
+        return false;
+    g_assert_cmpuint(e.len, ==, len);
+    *offset = e.offset;
+    return true;
+}
+
+/* In whatever order neighbours come back, in the end they are one. */
+static void test_neighbours_merge(void)
+{
+    static const int orders[][3] = {{0, 1, 2}, {0, 2, 1}, {1, 0, 2}, {1, 2, 0}, {2, 0, 1}, {2, 1, 0}};
+    struct segment g = {0};
+    for (size_t i = 0; i < G_N_ELEMENTS(orders); i++) {
+        struct freelist f = {0};
+        uint64_t at;
+        unsigned spare = 0;
+        for (int k = 0; k < 3; k++)
+            spare += put(&f, (uint64_t)orders[i][k] * 100, 100, &g);
+        g_assert_cmpuint(spare, ==, 2);
+        g_assert_cmpuint(f.bytes, ==, 300);
+        g_assert_true(have(&f, 300, &at));
+        g_assert_cmpuint(at, ==, 0);
+        g_assert_cmpuint(f.bytes, ==, 0);
+        g_assert_false(have(&f, 1, &at));
+        ms_os->free(f.v);
+    }
+}
+
+static void test_segments_stay_apart(void)
+{
+    struct segment a = {0}, b = {0};
+    struct freelist f = {0};
+    uint64_t at;
+    g_assert_cmpuint(put(&f, 0, 100, &a), ==, 0);
+    g_assert_cmpuint(put(&f, 100, 100, &b), ==, 0);
+    g_assert_false(have(&f, 101, &at));
+    g_assert_cmpuint(put(&f, 200, 100, &b), ==, 1);
+    g_assert_true(have(&f, 150, &at));
+    g_assert_cmpuint(at, ==, 100);
+    g_assert_true(have(&f, 100, &at));
+    g_assert_cmpuint(at, ==, 0);
+    g_assert_true(have(&f, 50, &at));
+    g_assert_cmpuint(at, ==, 250);
+    ms_os->free(f.v);
+}
+
+/* ---- chunks ------------------------------------------------------------------------------------------------------------ */
+
+static struct store *new_store(void)
+{
+    struct store *s = NULL;
+    assert_ok(ms_store_new(config_is("heap") ? STORE_HEAP : STORE_ANON, &s));
+    return s;
+}
+
+static void unref_chunk(struct chunk *c)
+{
+    struct reclaim r = {0};
+    ms_chunk_unref(c, &r);
+    ms_reclaim_flush(&r);
+}
+
+static void check_filled(const struct chunk *c, uint64_t seed)
+{
+    size_t size = c->pages * page;
+    unsigned char *data = pattern(size, seed), *is = g_malloc(size);
+    assert_ok(ms_chunk_read(c, 0, is, size));
+    assert_same(is, data, size);
+    g_free(data);
+    g_free(is);
+}
+
+static struct chunk *filled(struct store *s, size_t pages, uint64_t seed)
+{
+    struct chunk *c = NULL;
+    unsigned char *data = pattern(pages * page, seed);
+    assert_ok(ms_store_allocate(s, pages, true, &c));
+    assert_ok(ms_chunk_fill(c, data, pages * page, MEMSNAP_HUGE_NEVER));
+    g_free(data);
+    return c;
+}
+
+/* Chunks of all sizes come and go; what is there keeps its bytes, and what was asked for as zeros is zero. */
+static void test_reuse(void)
+{
+    struct store *s = new_store();
+    struct chunk *c[40] = {0};
+    uint64_t seeds[40];
+    struct rng rng = {7};
+    for (int round = 0; round < (on_valgrind() ? 60 : 2000); round++) {
+        size_t i = rng_below(&rng, G_N_ELEMENTS(c));
+        if (c[i]) {
+            check_filled(c[i], seeds[i]);
+            unref_chunk(c[i]);
+            c[i] = NULL;
+        } else if (rng_below(&rng, 8) == 0) {
+            struct chunk *z = NULL;
+            char byte[1] = {1};
+            assert_ok(ms_store_allocate(s, 1 + rng_below(&rng, 20), false, &z));
+            if (s->kind != STORE_HEAP)
+                assert_ok(ms_chunk_prepare_shared(z));
+            assert_ok(ms_chunk_read(z, rng_below(&rng, z->pages) * page, byte, 1));
+            g_assert_cmpint(byte[0], ==, 0);
+            unref_chunk(z);
+        } else {
+            seeds[i] = rng_next(&rng);
+            c[i] = filled(s, 1 + rng_below(&rng, 20), seeds[i]);
+        }
+    }
+    for (size_t i = 0; i < G_N_ELEMENTS(c); i++) {
+        if (c[i])
+            check_filled(c[i], seeds[i]);
+        unref_chunk(c[i]);
+    }
+    ms_store_unref(s);
+}
+
+/* A store as large as a file can be is full: it does not begin anew at its start. */
+static void test_end_of_offsets(void)
+{
+    if (config_is("heap")) {
+        test_skip("heap pages have no offsets");
+        return;
+    }
+    struct store *s = new_store();
+    struct chunk *first = filled(s, 4, 1), *c[40];
+    size_t n = 0;
+    int e = 0;
+    while (n < G_N_ELEMENTS(c) && (e = ms_store_allocate(s, PTRDIFF_MAX / page / 4, false, &c[n])) == 0)
+        n++;
+    g_assert_cmpint(e, ==, -EFBIG);
+    struct chunk *last = NULL;
+    e = ms_store_allocate(s, 4, false, &last);
+    if (e == 0) {
+        g_assert_cmpuint(last->offset, >=, 4 * page);
+        unref_chunk(last);
+    } else {
+        g_assert_cmpint(e, ==, -EFBIG);
+    }
+    while (n > 0)
+        unref_chunk(c[--n]);
+    check_filled(first, 1);
+    unref_chunk(first);
+    ms_store_unref(s);
+}
+
+int main(int argc, char **argv)
+{
+    test_init(&argc, &argv);
+    test_add("neighbours-merge", test_neighbours_merge, 0);
+    test_add("segments-stay-apart", test_segments_stay_apart, 0);
+    test_add("reuse", test_reuse, 0);
+    test_add("end-of-offsets", test_end_of_offsets, 0);
+    return g_test_run();
+}
