@@ -18,7 +18,7 @@
 #include "snapshot.h"
 #include "store.h"
 
-/* Whatever the machine's page size, so that the same change makes the same file. */
+/* Whatever the machine's page size, so that the same change makes the same records of changed blocks. */
 #define BLOCK ((size_t)1 << 12)
 /* The writer's records: 1 MiB of data at the most. */
 #define RECORD_BLOCKS 256
