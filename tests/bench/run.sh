@@ -39,7 +39,7 @@ read_first() { cat "$1" 2>/dev/null || echo unknown; }
     printf '# name\tours_us\tpeer\tpeer_us\tratio\ttarget\tverdict\tour_faults\tpeer_faults\tour_calls\tpeer_calls\n'
 } >"$results"
 
-for question in create open threads read restore take pause memory; do
+for question in create open threads read restore take save pause memory; do
     "$programs/$question" -o "$results" -t "$factor" "$@" >/dev/null || {
         echo "run.sh: $question failed" >&2
         status=1
