@@ -710,9 +710,11 @@ int memsnap_view_flush(memsnap_view *v, size_t offset, size_t len);
  * \brief       Write a snapshot to a file, as plain bytes
  *
  * The file holds the image and nothing else: memsnap_snapshot_size() bytes, with holes where the image is zero and
- * the file system has holes. It is written under a temporary name in the same directory, then renamed: at
- * every instant, also after a crash, `path` names the old file or the whole new one. A file that is replaced hands
- * on its permissions, and its owner and group where the process may set them; a new file has mode 0666 less the umask.
+ * the file system has holes. It is written without a name or under a temporary one in the same directory, and
+ * put in its place when it is whole: at every instant, also after a crash, `path` names the old file or the whole new
+ * one. (A process that is killed may leave the temporary name, ".NAME.memsnap"; the next save to `path` removes it.) A
+ * file that is replaced hands on its permissions, and its owner and group where the process may set them; a new file has
+ * mode 0666 less the umask.
  *
  * If a mutable view is open, what is saved is the snapshot at the moment of the call, with the thread rule of
  * memsnap_view_take_snapshot() without a flag. From then on other threads store, open and take while the file is
@@ -723,7 +725,7 @@ int memsnap_view_flush(memsnap_view *v, size_t offset, size_t len);
  * \param       flags   0 or MEMSNAP_SAVE_NOSYNC, MEMSNAP_SAVE_EXCL
  *
  * \return      0, or
- *              - -EINVAL: a pointer is NULL; unknown flag
+ *              - -EINVAL: a pointer is NULL; unknown flag; `path` is a FIFO, socket, device or the like
  *              - -EEXIST: MEMSNAP_SAVE_EXCL, and there is something at `path`
  *              - -EISDIR: `path` is a directory
  *              - -ENOENT, -ENOTDIR, -ELOOP, -ENAMETOOLONG: the directory does not exist, or the name is too long
@@ -741,9 +743,10 @@ int memsnap_snapshot_save(memsnap_snapshot *s, const char *path, unsigned flags)
 /**
  * \brief       Write what differs between a snapshot and a base to a file
  *
- * The file is small if the difference is; of what both share only a bounded sample is read, by which the base is known again. It can be loaded with a base
- * that holds the same bytes, whether or not it is the same object, on any machine: byte order and page size do not
- * matter. Everything in it is under a checksum. doc/file-format.txt describes it.
+ * The file is small if the difference is; of what both share only a bounded sample is read, by which the base is
+ * known again. It can be loaded with a base that holds the same bytes, whether or not it is the same object, on any
+ * machine: byte order and page size do not matter. Everything in it is under a checksum. doc/file-format.txt
+ * describes it.
  *
  * \param       s       A snapshot
  * \param       base    A snapshot of the same size

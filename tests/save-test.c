@@ -1,16 +1,23 @@
 /* Saving: the file's bytes, holes, permissions and name, what goes wrong, and being killed at any instant. */
 #include "config.h"
 
+#include <errno.h>
 #include <fcntl.h>
 #include <glib/gstdio.h>
 #include <grp.h>
+#include <linux/filter.h>
+#include <linux/seccomp.h>
 #include <pthread.h>
 #include <sched.h>
 #include <signal.h>
+#include <stddef.h>
 #include <stdlib.h>
+#include <sys/file.h>
 #include <sys/mount.h>
+#include <sys/prctl.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
 #include <sys/time.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -601,69 +608,201 @@ static void save_for_ever(memsnap_snapshot *a, memsnap_snapshot *b, const char *
             child_exit(1);
 }
 
-/* The one or the other image. Beside it at the most the one name that a save killed between link and rename leaves. */
+/* As before, but each time there is no file yet. */
+static void save_anew_for_ever(memsnap_snapshot *a, memsnap_snapshot *b, const char *path, unsigned flags)
+{
+    for (;;)
+        if (memsnap_snapshot_save(a, path, flags | MEMSNAP_SAVE_EXCL) < 0 || unlink(path) < 0 ||
+            memsnap_snapshot_save(b, path, flags) < 0 || unlink(path) < 0)
+            child_exit(1);
+}
+
+static bool is_same(const char *content, const unsigned char *expected, size_t size)
+{
+    return memcmp(content, expected, size) == 0;
+}
+
+/* The one or the other image, whole. */
 static void check_survivor(const char *path, const unsigned char *a, const unsigned char *b, size_t size)
 {
     char *content = NULL;
     gsize len = 0;
-    g_assert_cmpuint(names_beside(path), <=, 2);
     g_assert_true(g_file_get_contents(path, &content, &len, NULL));
     g_assert_cmpuint(len, ==, size);
-    g_assert_true(memcmp(content, a, size) == 0 || memcmp(content, b, size) == 0);
+    g_assert_true(is_same(content, a, size) || is_same(content, b, size));
     g_free(content);
 }
 
-static void kill_while_saving(memsnap_snapshot *a, memsnap_snapshot *b, const char *path, unsigned flags, gulong after)
+typedef void saving(memsnap_snapshot *a, memsnap_snapshot *b, const char *path, unsigned flags);
+
+static void kill_while(saving *save, memsnap_snapshot *a, memsnap_snapshot *b, const char *path, unsigned flags, gulong after)
 {
     int status;
     pid_t pid = fork();
     g_assert_cmpint(pid, >=, 0);
     if (pid == 0)
-        save_for_ever(a, b, path, flags);
+        save(a, b, path, flags);
     g_usleep(after);
     kill(pid, SIGKILL);
     g_assert_cmpint(waitpid(pid, &status, 0), ==, pid);
     g_assert_true(WIFSIGNALED(status));
 }
 
-static void test_killed(void)
+/* Kills `save` again and again. At the most the one temporary name is left, and never after the next save. Returns how
+ * often it was. */
+static int kill_often(saving *save, memsnap_snapshot *sa, memsnap_snapshot *sb, const char *path, int rounds)
 {
-    size_t size = 60 * page;
-    int rounds = on_sanitizer() || on_valgrind() ? 40 : 300;
-    unsigned char *a = pattern(size, 1), *b = pattern(size, 2);
-    memsnap_snapshot *sa = snap(a, size), *sb = snap(b, size);
-    char *path = temp_path("image");
+    size_t size = memsnap_snapshot_size(sa);
+    unsigned char *a = g_malloc(size), *b = g_malloc(size);
     struct rng r = {(uint64_t)getpid()};
-    assert_ok(memsnap_snapshot_save(sa, path, 0));
+    int left = 0;
+    assert_ok(memsnap_snapshot_read(sa, 0, a, size));
+    assert_ok(memsnap_snapshot_read(sb, 0, b, size));
     fflush(stdout);
     for (int i = 0; i < rounds; i++) {
-        kill_while_saving(sa, sb, path, i % 3 ? MEMSNAP_SAVE_NOSYNC : 0, 500 + rng_below(&r, 6000));
-        check_survivor(path, a, b, size);
+        kill_while(save, sa, sb, path, i % 3 ? MEMSNAP_SAVE_NOSYNC : 0, 500 + rng_below(&r, 6000));
+        bool there = g_file_test(path, G_FILE_TEST_EXISTS);
+        size_t names = names_beside(path);
+        g_assert_true(there || save == save_anew_for_ever);
+        if (there)
+            check_survivor(path, a, b, size);
+        g_assert_cmpuint(names, <=, there + 1);
+        if (names > there) {
+            left++;
+            assert_ok(memsnap_snapshot_save(sa, path, MEMSNAP_SAVE_NOSYNC));
+            g_assert_cmpuint(names_beside(path), ==, 1);
+        }
+        if (save == save_anew_for_ever)
+            unlink(path);
     }
-    assert_ok(memsnap_snapshot_save(sa, path, 0));
-    g_assert_cmpuint(names_beside(path), ==, 1);        /* the next save clears up after the killed one */
-    g_free(path);
-    memsnap_snapshot_unref(sa);
-    memsnap_snapshot_unref(sb);
     g_free(a);
     g_free(b);
+    return left;
 }
 
-/* What is left under the temporary name is in nobody's way. */
+static int kill_rounds(void)
+{
+    return on_sanitizer() || on_valgrind() ? 40 : 300;
+}
+
+static void test_killed(void)
+{
+    memsnap_snapshot *a = snap_pattern(60 * page, 1), *b = snap_pattern(60 * page, 2);
+    char *path = temp_path("image");
+    assert_ok(memsnap_snapshot_save(a, path, 0));
+    int left = kill_often(save_for_ever, a, b, path, kill_rounds());
+    g_test_message("killed %d times; the next save had to remove a temporary name %d times", kill_rounds(), left);
+    g_free(path);
+    memsnap_snapshot_unref(a);
+    memsnap_snapshot_unref(b);
+}
+
+/* True if files can be made that have no name yet. */
+static bool has_nameless_files(const char *beside)
+{
+    char *dir = g_path_get_dirname(beside);
+    int fd = open(dir, O_TMPFILE | O_RDWR | O_CLOEXEC, 0600);
+    g_free(dir);
+    if (fd >= 0)
+        close(fd);
+    return fd >= 0;
+}
+
+/* Where nothing is replaced nothing is left. */
+static void test_killed_anew(void)
+{
+    memsnap_snapshot *a = snap_pattern(60 * page, 1), *b = snap_pattern(60 * page, 2);
+    char *path = temp_path("image");
+    int left = kill_often(save_anew_for_ever, a, b, path, kill_rounds() / 3);
+    if (has_nameless_files(path))
+        g_assert_cmpint(left, ==, 0);
+    g_free(path);
+    memsnap_snapshot_unref(a);
+    memsnap_snapshot_unref(b);
+}
+
+static void put_file(const char *dir, const char *name)
+{
+    char *path = g_build_filename(dir, name, NULL);
+    g_assert_true(g_file_set_contents(path, "half", 4, NULL));
+    g_free(path);
+}
+
+/* What killed saves left is removed, whether or not there is a file to replace; what a live one holds stays, as does what is
+ * no file. */
 static void test_leftover(void)
 {
     unsigned char *a = pattern(3 * page, 1);
     memsnap_snapshot *s = snap(a, 3 * page);
-    char *path = temp_path("image"), *dir = g_path_get_dirname(path), *left = g_build_filename(dir, ".image.memsnap", NULL);
-    assert_ok(memsnap_snapshot_save(s, path, 0));
-    g_assert_true(g_file_set_contents(left, "half", 4, NULL));
+    char *path = temp_path("image"), *dir = g_path_get_dirname(path), *live = g_build_filename(dir, ".image.memsnap", NULL);
+    for (int i = 0; i < 4; i++) {
+        put_file(dir, ".image.memsnap");
+        put_file(dir, ".image.memsnap1");
+        put_file(dir, ".image.memsnap3");
+        assert_ok(memsnap_snapshot_save(s, path, i == 2 ? 0 : MEMSNAP_SAVE_NOSYNC));
+        assert_file(path, a, 3 * page);
+        g_assert_cmpuint(names_beside(path), ==, 1);
+        if (i == 2)
+            unlink(path);
+    }
+    put_file(dir, ".image.memsnap");
+    int fd = open(live, O_RDONLY | O_CLOEXEC);
+    g_assert_cmpint(flock(fd, LOCK_EX | LOCK_NB), ==, 0);
     assert_ok(memsnap_snapshot_save(s, path, MEMSNAP_SAVE_NOSYNC));
-    assert_file(path, a, 3 * page);
-    g_free(left);
+    g_assert_cmpuint(names_beside(path), ==, 2);
+    close(fd);
+    assert_ok(memsnap_snapshot_save(s, path, MEMSNAP_SAVE_NOSYNC));
+    g_assert_cmpuint(names_beside(path), ==, 1);
+    g_assert_cmpint(symlink("image", live), ==, 0);
+    assert_ok(memsnap_snapshot_save(s, path, MEMSNAP_SAVE_NOSYNC));
+    g_assert_cmpuint(names_beside(path), ==, 2);
+    g_free(live);
     g_free(dir);
     g_free(path);
     memsnap_snapshot_unref(s);
     g_free(a);
+}
+
+/* ---- where files have names from the start ---------------------------------------------------------- */
+
+/* From now on no file can be made without a name. */
+static bool forbid_nameless_files(void)
+{
+    size_t low = __BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__ ? 0 : 4;
+    struct sock_filter code[] = {
+        BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, nr)),
+        BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, SYS_openat, 0, 3),
+        BPF_STMT(BPF_LD | BPF_W | BPF_ABS, (uint32_t)(offsetof(struct seccomp_data, args[2]) + low)),
+        BPF_JUMP(BPF_JMP | BPF_JSET | BPF_K, O_TMPFILE & ~O_DIRECTORY, 0, 1),
+        BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ERRNO | EOPNOTSUPP),
+        BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW),
+    };
+    struct sock_fprog program = {G_N_ELEMENTS(code), code};
+    return !on_valgrind() && prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) == 0 &&
+           prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &program) == 0 && !has_nameless_files("/tmp/x");
+}
+
+static void run_with_names(void *arg)
+{
+    void (*const *test)(void) = arg;
+    if (forbid_nameless_files())
+        (*test)();
+    else
+        test_skip("no seccomp filters");
+}
+
+static void test_named(void)
+{
+    static void (*const tests[])(void) = {
+        test_content, test_refused_names, test_longest_name, test_symbolic_link, test_new_mode, test_kept_mode,
+        test_kept_owner, test_file_size_limit, test_same_name, test_leftover, test_killed, test_killed_anew,
+    };
+    for (size_t i = 0; i < G_N_ELEMENTS(tests); i++) {
+        void (*test)(void) = tests[i];
+        g_free(temp_path(""));          /* made here, so that it is removed here */
+        child_run(run_with_names, &test);
+        temp_clean();
+    }
 }
 
 /* Children that save forks of their own state go on after their parent changed it. */
@@ -712,7 +851,9 @@ int main(int argc, char **argv)
     test_add("save/same-name", test_same_name, 0);
     test_add("save/interrupted", test_interrupted, 0);
     test_add("save/killed", test_killed, 0);
+    test_add("save/killed-anew", test_killed_anew, 0);
     test_add("save/leftover", test_leftover, 0);
+    test_add("save/named", test_named, 0);
     test_add("save/fork", test_fork, 0);
     return g_test_run();
 }
