@@ -9,7 +9,9 @@
 #include <linux/seccomp.h>
 #include <pthread.h>
 #include <sched.h>
+#include <semaphore.h>
 #include <signal.h>
+#include <stdatomic.h>
 #include <stddef.h>
 #include <stdlib.h>
 #include <sys/file.h>
@@ -17,9 +19,12 @@
 #include <sys/prctl.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
+#include <sys/statvfs.h>
 #include <sys/syscall.h>
 #include <sys/time.h>
 #include <sys/wait.h>
+#include <sys/xattr.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "../lib/annotate.h"
@@ -366,6 +371,32 @@ static void test_lost_group(void)
     memsnap_snapshot_unref(s);
 }
 
+/* user::rw-, user:1234:r--, group::r--, mask::r--, other::---, as the kernel keeps it. */
+static const unsigned char access_list[] = {
+    2, 0, 0, 0,
+    1, 0, 6, 0, 255, 255, 255, 255,   2, 0, 4, 0, 0xd2, 4, 0, 0,   4, 0, 4, 0, 255, 255, 255, 255,
+    16, 0, 4, 0, 255, 255, 255, 255,   32, 0, 0, 0, 255, 255, 255, 255,
+};
+
+static void test_kept_access_list(void)
+{
+    static const char name[] = "system.posix_acl_access";
+    unsigned char value[sizeof access_list + 1];
+    memsnap_snapshot *s = snap_pattern(page, 1);
+    char *path = temp_file("image", "old", 3);
+    if (setxattr(path, name, access_list, sizeof access_list, 0) < 0) {
+        test_skip("this file system keeps no access control lists");
+    } else {
+        assert_ok(memsnap_snapshot_save(s, path, 0));
+        g_assert_cmpint(getxattr(path, name, value, sizeof value), ==, sizeof access_list);
+        assert_same(value, access_list, sizeof access_list);
+        g_assert_cmpuint(status_of(path).st_mode & 07777, ==, 0640);
+        g_assert_cmpuint((size_t)status_of(path).st_size, ==, page);
+    }
+    g_free(path);
+    memsnap_snapshot_unref(s);
+}
+
 static void test_unwritable_directory(void)
 {
     if (geteuid() != 0) {
@@ -499,6 +530,115 @@ static void test_no_descriptors(void)
     memsnap_snapshot_unref(s);
 }
 
+/* From now on the system call fails. False: there are no filters. */
+static bool refuse(long call, int error)
+{
+    struct sock_filter code[] = {
+        BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, nr)),
+        BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, (uint32_t)call, 0, 1),
+        BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ERRNO | (uint32_t)error),
+        BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW),
+    };
+    struct sock_fprog program = {G_N_ELEMENTS(code), code};
+    return !on_valgrind() && prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) == 0 &&
+           prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &program) == 0;
+}
+
+struct refusal {
+    struct errand errand;
+    long call;
+    int error;
+};
+
+static void save_refused(void *arg)
+{
+    struct refusal *r = arg;
+    if (!refuse(r->call, r->error))
+        test_skip("no seccomp filters");
+    else
+        g_assert_cmpint(memsnap_snapshot_save(r->errand.s, r->errand.path, 0), ==, -r->error);
+}
+
+/* What the device or the quota refuses while bytes are written, and while they are synced. */
+static void test_refused_writing(void)
+{
+    const struct refusal refusals[] = {
+        {.call = SYS_pwritev, .error = EDQUOT}, {.call = SYS_pwritev, .error = EIO}, {.call = SYS_pwritev, .error = ENOSPC},
+        {.call = SYS_ftruncate, .error = EFBIG}, {.call = SYS_fsync, .error = EIO}, {.call = SYS_fsync, .error = EDQUOT},
+    };
+    unsigned char *data = pattern(MIB, 1);
+    memsnap_snapshot *s = snap(data, MIB);
+    char *path = temp_file("image", "old", 3);
+    for (size_t i = 0; i < G_N_ELEMENTS(refusals); i++) {
+        struct refusal r = refusals[i];
+        r.errand = (struct errand){s, path, 0};
+        child_run(save_refused, &r);
+        assert_file(path, "old", 3);
+        g_assert_cmpuint(names_beside(path), ==, 1);
+    }
+    assert_ok(memsnap_snapshot_save(s, path, 0));
+    assert_file(path, data, MIB);
+    g_free(path);
+    memsnap_snapshot_unref(s);
+    g_free(data);
+}
+
+static bool run_command(const char *command, const char *a, const char *b)
+{
+    char *argv[] = {(char *)(uintptr_t)"sh", (char *)(uintptr_t)"-c", (char *)(uintptr_t)command, (char *)(uintptr_t)"sh",
+                    (char *)(uintptr_t)a, (char *)(uintptr_t)b, NULL};
+    int status = -1;
+    return g_spawn_sync(NULL, argv, NULL, G_SPAWN_SEARCH_PATH | G_SPAWN_STDOUT_TO_DEV_NULL | G_SPAWN_STDERR_TO_DEV_NULL, NULL,
+                        NULL, NULL, NULL, &status, NULL) && status == 0;
+}
+
+static size_t used_bytes(const char *dir)
+{
+    struct statvfs v;
+    sync();
+    g_assert_cmpint(statvfs(dir, &v), ==, 0);
+    return (size_t)(v.f_blocks - v.f_bfree) * v.f_frsize;
+}
+
+/* A mapped file that is saved beside itself shares its blocks with the new one. */
+static void save_sharing_blocks(void *arg)
+{
+    const char *dir = arg;
+    size_t size = 8 * MIB + 5;
+    memsnap_snapshot *s = NULL;
+    char *disk = g_build_filename(dir, "disk", NULL), *mounted = g_build_filename(dir, "mounted", NULL);
+    char *from = g_build_filename(mounted, "from", NULL), *to = g_build_filename(mounted, "to", NULL);
+    g_mkdir(mounted, 0700);
+    if (unshare(CLONE_NEWNS) < 0 || mount("none", "/", "none", MS_REC | MS_PRIVATE, "") < 0 ||
+        !run_command("truncate -s 512M \"$1\" && mkfs.btrfs -q \"$1\" && mount -o loop \"$1\" \"$2\"", disk, mounted)) {
+        test_skip("cannot make and mount a file system that shares blocks");
+    } else {
+        unsigned char *data = pattern(size, 1);
+        g_assert_true(g_file_set_contents(from, (char *)data, (gssize)size, NULL));
+        size_t before = used_bytes(mounted);
+        assert_ok(memsnap_snapshot_new_from_file(from, MEMSNAP_FILE_MAP, &s));
+        assert_ok(memsnap_snapshot_save(s, to, 0));
+        assert_file(to, data, size);
+        g_assert_cmpuint(used_bytes(mounted), <, before + size / 2);
+        memsnap_snapshot_unref(s);
+        g_free(data);
+        umount(mounted);
+    }
+    g_free(disk);
+    g_free(mounted);
+    g_free(from);
+    g_free(to);
+}
+
+static void test_shared_blocks(void)
+{
+    if (config_is("heap"))
+        return;
+    char *dir = temp_path("");
+    child_run(save_sharing_blocks, dir);
+    g_free(dir);
+}
+
 /* ---- beside others ------------------------------------------------------------------------------- */
 
 static void test_mutable_view(void)
@@ -519,6 +659,80 @@ static void test_mutable_view(void)
     memsnap_snapshot_unref(s);
     g_free(path);
     g_free(data);
+}
+
+/* A write to a file that takes its time: until `go`, or for so long that the test is lost. */
+static struct slow {
+    struct os os;
+    const struct os *inner;
+    sem_t entered, go;
+    atomic_bool armed, waited_in_vain;
+} slow;
+
+static int slow_write(const struct os_object *o, const struct os_iov *v, size_t n, uint64_t offset)
+{
+    struct timespec until;
+    if (strcmp(o->kind, "file") == 0 && atomic_exchange(&slow.armed, false)) {
+        clock_gettime(CLOCK_REALTIME, &until);
+        until.tv_sec += 60;
+        sem_post(&slow.entered);
+        if (sem_timedwait(&slow.go, &until) < 0)
+            atomic_store(&slow.waited_in_vain, true);
+    }
+    return slow.inner->object_write(o, v, n, offset);
+}
+
+static void *save_once(void *arg)
+{
+    struct errand *e = arg;
+    e->error = memsnap_snapshot_save(e->s, e->path, MEMSNAP_SAVE_NOSYNC);
+    return NULL;
+}
+
+/* While a save waits for its device everything else goes on: stores, takes, views, clones, other saves, closing. */
+static void test_slow_device(void)
+{
+    pthread_t thread;
+    size_t size = 100 * page;
+    unsigned char *data = pattern(size, 1), *later = pattern(size, 2);
+    memsnap_snapshot *s = snap(data, size), *clone = NULL;
+    memsnap_view *v = view_mut(s);
+    char *path = temp_path("image"), *other = temp_path("other");
+    struct errand e = {s, path, 1};
+    slow.inner = ms_os;
+    slow.os = *ms_os;
+    slow.os.object_write = slow_write;
+    sem_init(&slow.entered, 0, 0);
+    sem_init(&slow.go, 0, 0);
+    atomic_store(&slow.armed, true);
+    ms_os = &slow.os;
+    g_assert_cmpint(pthread_create(&thread, NULL, save_once, &e), ==, 0);
+    while (sem_wait(&slow.entered) < 0)
+        ;
+    memcpy(bytes(v), later, size);
+    memsnap_snapshot *t = take(v);
+    memsnap_view *w = view(s);
+    assert_same(bytes(w), later, size);
+    assert_ok(memsnap_snapshot_clone(s, &clone));
+    assert_ok(memsnap_snapshot_save(t, other, MEMSNAP_SAVE_NOSYNC));
+    assert_file(other, later, size);
+    memsnap_view_unref(v);
+    memsnap_view_unref(w);
+    memsnap_snapshot_unref(t);
+    memsnap_snapshot_unref(clone);
+    sem_post(&slow.go);
+    pthread_join(thread, NULL);
+    ms_os = slow.inner;
+    g_assert_false(atomic_load(&slow.waited_in_vain));
+    g_assert_cmpint(e.error, ==, 0);
+    assert_file(path, data, size);
+    memsnap_snapshot_unref(s);
+    sem_destroy(&slow.entered);
+    sem_destroy(&slow.go);
+    g_free(path);
+    g_free(other);
+    g_free(data);
+    g_free(later);
 }
 
 struct saver {
@@ -842,12 +1056,16 @@ int main(int argc, char **argv)
     test_add("save/kept-mode", test_kept_mode, 0);
     test_add("save/kept-owner", test_kept_owner, 0);
     test_add("save/lost-group", test_lost_group, 0);
+    test_add("save/kept-access-list", test_kept_access_list, 0);
     test_add("save/unwritable-directory", test_unwritable_directory, 0);
     test_add("save/file-size-limit", test_file_size_limit, 0);
     test_add("save/full-disk", test_full_disk, 0);
     test_add("save/read-only", test_read_only, 0);
     test_add("save/no-descriptors", test_no_descriptors, 0);
+    test_add("save/refused-writing", test_refused_writing, 0);
+    test_add("save/shared-blocks", test_shared_blocks, 0);
     test_add("save/mutable-view", test_mutable_view, 0);
+    test_add("save/slow-device", test_slow_device, 0);
     test_add("save/same-name", test_same_name, 0);
     test_add("save/interrupted", test_interrupted, 0);
     test_add("save/killed", test_killed, 0);
