@@ -764,8 +764,9 @@ int memsnap_snapshot_save_delta(memsnap_snapshot *s, memsnap_snapshot *base, con
 /**
  * \brief       Make a snapshot from a base and a file of memsnap_snapshot_save_delta()
  *
- * The result shares all pages with `base` but those that the file has. Checksums, the base's identity and the
- * result's are verified before anything is returned. Needs no more memory than the result, whatever the file says.
+ * The result shares all pages with `base` but those that the file has. All checksums are verified before anything is
+ * returned: those of the file, and those of the base's blocks that it replaces or samples (a base that differs elsewhere
+ * only is not noticed). Needs no more memory than the result, whatever the file says.
  *
  * \param       base    A snapshot with the content that the file was made against. It is not changed.
  * \param       path    The file. The string stays the caller's.
@@ -773,7 +774,8 @@ int memsnap_snapshot_save_delta(memsnap_snapshot *s, memsnap_snapshot *base, con
  * \param       out     The new snapshot, one reference
  *
  * \return      0, or
- *              - -EINVAL: a pointer is NULL; unknown flag; the file was made against another base
+ *              - -EINVAL: a pointer is NULL; unknown flag; `path` is a FIFO, socket, device or the like; the file was
+ *                made against another base
  *              - -EBADMSG: not such a file, or a damaged one
  *              - -ENOTSUP: the file needs a feature that this version does not know
  *              - -EISDIR, -ENOENT, -ENOTDIR, -ELOOP, -ENAMETOOLONG, -EACCES, -EIO: the file cannot be read
