@@ -6,7 +6,7 @@
 #include <errno.h>
 
 /* After a fork the family starts a new store, so that the old one's memory can go as a whole (its chunks are not punched any
- * more). Not for ever: a process that forks every second would collect descriptors. */
+ * more). But not while so many are alive: a process that forks every second would collect descriptors. */
 #define MOST_STORES 8
 
 int ms_pool_new(bool heap_only, struct pool **out)
@@ -14,6 +14,11 @@ int ms_pool_new(bool heap_only, struct pool **out)
     struct pool *p = ms_os->alloc(sizeof *p);
     if (!p)
         return -ENOMEM;
+    int e = ms_census_new(&p->census);
+    if (e < 0) {
+        ms_os->free(p);
+        return e;
+    }
     ms_ref_init(&p->refs);
     p->heap_only = heap_only;
     ms_lock_init(&p->lock);
@@ -32,6 +37,7 @@ void ms_pool_unref(struct pool *p)
     if (!p || !ms_ref_put(&p->refs))
         return;
     ms_store_unref(p->store);
+    ms_census_unref(p->census);
     ms_lock_destroy(&p->lock);
     ms_os->free(p);
 }
@@ -43,13 +49,13 @@ static bool store_is_current(const struct pool *p)
         return false;
     if (s->process != ms_process())
         return false;
-    return s->kind == STORE_HEAP || s->forks == ms_forks() || p->stores >= MOST_STORES;
+    return s->kind == STORE_HEAP || s->forks == ms_forks() || ms_census_stores(p->census) >= MOST_STORES;
 }
 
-static int new_store(bool heap_only, struct store **out)
+static int new_store(struct pool *p, struct store **out)
 {
-    int e = heap_only ? -ENOTSUP : ms_store_new(STORE_ANON, out);
-    return e == -ENOTSUP ? ms_store_new(STORE_HEAP, out) : e;
+    int e = p->heap_only ? -ENOTSUP : ms_store_new(STORE_ANON, p->census, out);
+    return e == -ENOTSUP ? ms_store_new(STORE_HEAP, p->census, out) : e;
 }
 
 /* A reference to the store that new chunks go to. */
@@ -59,11 +65,10 @@ static int current_store(struct pool *p, struct store **out)
     ms_lock(&p->lock);
     if (!store_is_current(p)) {
         struct store *s = NULL;
-        e = new_store(p->heap_only, &s);
+        e = new_store(p, &s);
         if (e == 0) {
             ms_store_unref(p->store);
             p->store = s;
-            p->stores++;
         }
     }
     if (e == 0)
@@ -86,7 +91,7 @@ int ms_pool_allocate(struct pool *p, size_t pages, bool stale, struct chunk **ou
 int ms_pool_allocate_heap(size_t pages, struct chunk **out)
 {
     struct store *s;
-    int e = ms_store_new(STORE_HEAP, &s);
+    int e = ms_store_new(STORE_HEAP, NULL, &s);
     if (e < 0)
         return e;
     e = ms_store_allocate(s, pages, false, out);

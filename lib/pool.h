@@ -8,9 +8,9 @@
 struct pool {
     refcount refs;
     bool heap_only;             /* MEMSNAP_NO_FD */
+    struct census *census;      /* of the family's stores */
     struct ms_lock lock;        /* guards the rest */
     struct store *store;        /* holds a reference; NULL: none yet */
-    unsigned stores;            /* how many were made */
 };
 
 int ms_pool_new(bool heap_only, struct pool **out);

@@ -14,7 +14,28 @@
 #define FIRST_SEGMENT ((uint64_t)1 << 20)
 #define LARGEST_SEGMENT ((uint64_t)64 << 20)
 
-int ms_store_new(enum store_kind kind, struct store **out)
+int ms_census_new(struct census **out)
+{
+    struct census *c = ms_os->alloc(sizeof *c);
+    if (!c)
+        return -ENOMEM;
+    ms_ref_init(&c->refs);
+    *out = c;
+    return 0;
+}
+
+void ms_census_unref(struct census *c)
+{
+    if (c && ms_ref_put(&c->refs))
+        ms_os->free(c);
+}
+
+size_t ms_census_stores(const struct census *c)
+{
+    return ms_ref_count(&c->refs) - 1;
+}
+
+int ms_store_new(enum store_kind kind, struct census *census, struct store **out)
 {
     struct store *s = ms_os->alloc(sizeof *s);
     if (!s)
@@ -32,6 +53,9 @@ int ms_store_new(enum store_kind kind, struct store **out)
             return e;
         }
     }
+    if (census)
+        ms_ref_get(&census->refs);
+    s->census = census;
     ms_lock_init(&s->lock);
     *out = s;
     return 0;
@@ -62,6 +86,7 @@ void ms_store_unref(struct store *s)
     segment_unref(s->current);
     if (s->kind != STORE_HEAP)
         ms_os->object_close(&s->object);
+    ms_census_unref(s->census);
     ms_lock_destroy(&s->lock);
     ms_os->free(s);
 }
@@ -235,7 +260,7 @@ int ms_store_allocate(struct store *s, size_t pages, bool stale, struct chunk **
 int ms_store_of_file(const struct os_object *object, size_t pages, bool window, struct chunk **out)
 {
     struct store *s;
-    int e = ms_store_new(STORE_FILE, &s);
+    int e = ms_store_new(STORE_FILE, NULL, &s);
     if (e < 0)
         return e;
     struct chunk *c = chunk_new(s, pages);

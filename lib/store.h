@@ -21,9 +21,15 @@ struct segment {
     char *window;       /* NULL: could not be mapped, or not safe to */
 };
 
+/* Counts the stores of a family that are alive: each has a reference, and so has whoever counts. */
+struct census {
+    refcount refs;
+};
+
 struct store {
     refcount refs;
     enum store_kind kind;
+    struct census *census;      /* NULL: not counted */
     size_t process, forks;      /* ms_process(), ms_forks() when made */
     struct os_object object;    /* not for STORE_HEAP */
     struct ms_lock lock;        /* guards the rest */
@@ -33,7 +39,13 @@ struct store {
     struct freelist free;       /* space of chunks that are gone, to be used again */
 };
 
-int ms_store_new(enum store_kind kind, struct store **out);
+int ms_census_new(struct census **out);
+void ms_census_unref(struct census *c);
+/* How many stores are alive, or just were. */
+size_t ms_census_stores(const struct census *c);
+
+/* census: where the store is counted, may be NULL. */
+int ms_store_new(enum store_kind kind, struct census *census, struct store **out);
 /* Over an opened file; takes the object over on success. window: its bytes can be looked at through a mapping for ever. */
 int ms_store_of_file(const struct os_object *object, size_t pages, bool window, struct chunk **out);
 struct store *ms_store_ref(struct store *s);

@@ -937,6 +937,55 @@ static void fork_with_writer(void *arg)
     family_free(&f);
 }
 
+static void exit_at_once(void *arg)
+{
+    (void)arg;
+}
+
+/* A family that lives for ever, of whose members each lives from one fork to the next but one: what is dropped is given back. */
+static void test_fork_and_drop(void)
+{
+    enum { ROUNDS = 40, SETTLED = 15, CHANGED = 32 };
+    memsnap_snapshot *root = snap_pattern(100 * page, 1), *last = NULL;
+    memsnap_view *v = view(root);
+    size_t held = 0, open = 0;
+    for (uint64_t i = 0; i < ROUNDS; i++) {
+        fill(bytes(v) + i % 3 * CHANGED * page, CHANGED * page, i);
+        memsnap_snapshot *t = take(v);
+        child_run(exit_at_once, NULL);
+        assert_content(t, bytes(v), 100 * page);
+        memsnap_snapshot_unref(last);
+        last = t;
+        if (i == SETTLED) {
+            held = object_bytes();
+            open = descriptors();
+        }
+    }
+    g_assert_cmpuint(object_bytes(), <=, held + 4 * CHANGED * page);
+    g_assert_cmpuint(descriptors(), <=, open + 1);
+    memsnap_view_unref(v);
+    memsnap_snapshot_unref(last);
+    memsnap_snapshot_unref(root);
+}
+
+/* A family that keeps a snapshot from before each fork does not take a descriptor for each. */
+static void test_fork_and_keep(void)
+{
+    memsnap_snapshot *root = snap_pattern(100 * page, 1), *kept[30];
+    memsnap_view *v = view(root);
+    size_t open = descriptors();
+    for (size_t i = 0; i < G_N_ELEMENTS(kept); i++) {
+        fill(bytes(v) + i * page, page, i);
+        kept[i] = take(v);
+        child_run(exit_at_once, NULL);
+    }
+    g_assert_cmpuint(descriptors(), <=, open + 8);
+    for (size_t i = 0; i < G_N_ELEMENTS(kept); i++)
+        memsnap_snapshot_unref(kept[i]);
+    memsnap_view_unref(v);
+    memsnap_snapshot_unref(root);
+}
+
 static void test_fork_rounds(void)
 {
     const size_t sizes[] = {30 * page, 100 * page + 7, 2 * MIB + page};
@@ -987,6 +1036,8 @@ int main(int argc, char **argv)
     test_add("no-pagemap-scan", test_no_pagemap_scan, 0);
     test_add("no-collapse", test_no_collapse, 0);
     test_add("fork-rounds", test_fork_rounds, 0);
+    test_add("fork-and-drop", test_fork_and_drop, 0);
+    test_add("fork-and-keep", test_fork_and_keep, 0);
     test_add("grandchildren", test_grandchildren, 0);
     test_add("fork-with-writer", test_fork_with_writer, 0);
     return g_test_run();
