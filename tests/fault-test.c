@@ -537,13 +537,6 @@ static void check_outcome(const struct world *w, struct outcome *o)
     g_free(zero);
 }
 
-/* What the caller may be told instead of the very error: that a gate cannot be closed is one thing, whatever the cause. */
-static bool error_fits(int r)
-{
-    enum fault_kind kind = fault_last();
-    return fault_gave(r) || (r == -ENOTSUP && (kind == FAULT_GATE_CLOSE || kind == FAULT_GATE_CANDIDATES));
-}
-
 /* One call with the n-th operation failing. False if it did not need that many. */
 static bool strike_once(const struct action *a, size_t size, size_t n, size_t count, int error)
 {
@@ -556,7 +549,7 @@ static bool strike_once(const struct action *a, size_t size, size_t n, size_t co
     int r = a->call(w, &o);
     bool fired = fault_fired() > 0;
     fault_disarm();
-    if (fired && r < 0 && !error_fits(r))
+    if (fired && r < 0 && !fault_explains(r))
         g_error("%s: operation %zu (%s) failed, the call with another error: %d", a->name, n, fault_name(fault_last()), r);
     if (r < 0) {
         g_assert_true(fired);

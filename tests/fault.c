@@ -414,8 +414,10 @@ enum fault_kind fault_last(void)
     return armed.kind;
 }
 
-bool fault_gave(int error)
+bool fault_explains(int error)
 {
+    if (error == -ENOTSUP && (armed.kind == FAULT_GATE_CLOSE || armed.kind == FAULT_GATE_CANDIDATES))
+        return true;
     for (int i = 0; i < FAULT_KINDS; i++)
         if (armed.fired_kinds & FAULT_BIT(i) && error_of((enum fault_kind)i) == error)
             return true;
