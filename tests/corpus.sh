@@ -1,5 +1,6 @@
 #!/bin/sh
-# The delta files of tests/data are those that make-corpus makes, and the loader gets through all of them. TAP.
+# The delta files of tests/data are those that make-corpus makes, and the loader gets through all of them; what the files of tests/seeds
+# tell the model to do comes out as it says. TAP.
 : "${srcdir:=.}"
 if ! test -x tests/make-corpus; then
     echo "1..0 # SKIP its programs are not built"
@@ -25,4 +26,5 @@ made()
 n=0
 result "the files are as made" made
 result "each is loaded or refused" tests/fuzz-delta "$srcdir"/tests/data/*-*
+result "each seed's calls do what they should" tests/fuzz-api "$srcdir"/tests/seeds/*
 echo 1..$n

@@ -416,7 +416,8 @@ enum fault_kind fault_last(void)
 
 bool fault_explains(int error)
 {
-    if (error == -ENOTSUP && (armed.kind == FAULT_GATE_CLOSE || armed.kind == FAULT_GATE_CANDIDATES))
+    const unsigned cannot = FAULT_BIT(FAULT_GATE_CLOSE) | FAULT_BIT(FAULT_GATE_CANDIDATES) | FAULT_BIT(FAULT_OBJECT_SEAL);
+    if (error == -ENOTSUP && FAULT_BIT(armed.kind) & cannot)
         return true;
     for (int i = 0; i < FAULT_KINDS; i++)
         if (armed.fired_kinds & FAULT_BIT(i) && error_of((enum fault_kind)i) == error)

@@ -29,8 +29,8 @@ void fault_arm(unsigned kinds, size_t n, size_t count, int error);
 void fault_disarm(void);
 size_t fault_fired(void);               /* how many operations failed since fault_arm() */
 enum fault_kind fault_last(void);       /* what kind the last of them was */
-/* A call may return this error because of them: one of them failed with it, or it says that a gate cannot be closed, which is one
- * thing whatever the cause. */
+/* A call may return this error because of them: one of them failed with it, or it says that a gate cannot be closed or an object not
+ * be sealed, which is one thing whatever the cause. */
 bool fault_explains(int error);
 const char *fault_name(enum fault_kind kind);
 

@@ -1,5 +1,5 @@
-/* Fuzzing the loader of deltas. With libFuzzer: clang -fsanitize=fuzzer,address,undefined -DMS_FUZZER, and tests/data
- * as seeds. Without: a program that loads the files that it is given.
+/* Fuzzing the loader of deltas, with tests/data as seeds. HACKING says how it is run. Without a fuzzer: a program that loads the
+ * files that it is given.
  *
  * Every input is loaded twice, as it is and with its checksums put right, so that what lies behind them is reached.
  * Whatever is accepted must be an image like any other: it is read, and a delta of it made and loaded again. */
@@ -17,8 +17,7 @@
 #include "../lib/crc32c.h"
 #include "../lib/delta.h"
 #include "corpus.h"
-
-int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
+#include "fuzz.h"
 
 static void must(int holds, const char *what)
 {
@@ -142,26 +141,3 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     free(copy);
     return 0;
 }
-
-#ifndef MS_FUZZER
-static int run_file(const char *name)
-{
-    static uint8_t bytes[1 << 20];
-    FILE *f = fopen(name, "rb");
-    if (!f) {
-        perror(name);
-        return 1;
-    }
-    size_t size = fread(bytes, 1, sizeof bytes, f);
-    fclose(f);
-    return LLVMFuzzerTestOneInput(bytes, size);
-}
-
-int main(int argc, char **argv)
-{
-    int failed = 0;
-    for (int i = 1; i < argc; i++)
-        failed |= run_file(argv[i]);
-    return failed;
-}
-#endif

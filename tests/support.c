@@ -87,27 +87,52 @@ static void check_holdings(const struct holdings *before)
     g_assert_cmpuint(now.descriptors, ==, before->descriptors);
 }
 
-static void run_case(gconstpointer data)
+static void config_use(const struct config *c, const struct os *os)
 {
-    const struct test_case *c = data;
-    bool plain = c->how & TEST_PLAIN;
-
-    config = c->config;
-    if (!source_works(config.os, config.force)) {
-        test_skip("this source of dirty pages does not work here");
-        return;
-    }
-    ms_os = plain ? config.os : fault_wrap(config.os);
-    ms_force_source = config.force;
+    config = *c;
+    ms_os = os;
+    ms_force_source = c->force;
     skipped = false;
-    warm_up();
-    struct holdings before = holdings();
-    c->body();
-    if (!plain && !g_test_failed())
-        check_holdings(&before);
+}
+
+static void config_leave(void)
+{
     temp_clean();
     ms_os = ms_os_default();
     ms_force_source = OS_SOURCES;
+}
+
+void config_run(struct config *c, void (*body)(void))
+{
+    config_use(c, fault_wrap(c->os));
+    if (!c->warm)
+        warm_up();
+    c->warm = true;
+    struct holdings before = holdings();
+    body();
+    if (!g_test_initialized() || !g_test_failed())
+        check_holdings(&before);
+    config_leave();
+}
+
+static void config_run_plain(const struct config *c, void (*body)(void))
+{
+    config_use(c, c->os);
+    warm_up();
+    body();
+    config_leave();
+}
+
+static void run_case(gconstpointer data)
+{
+    const struct test_case *t = data;
+    struct config c = t->config;
+    if (!source_works(c.os, c.force))
+        test_skip("this source of dirty pages does not work here");
+    else if (t->how & TEST_PLAIN)
+        config_run_plain(&c, t->body);
+    else
+        config_run(&c, t->body);
 }
 
 static void add_case(const char *name, void (*body)(void), unsigned how, struct config cfg)
@@ -119,29 +144,54 @@ static void add_case(const char *name, void (*body)(void), unsigned how, struct 
     g_free(path);
 }
 
-static void add_backend(const char *name, void (*body)(void), unsigned how, struct config cfg)
+static struct config with_source(struct config c, int source)
 {
-    if (!(how & TEST_SOURCES) || on_valgrind()) {       /* a checker learns nothing from the kernel's other answers */
-        cfg.source = source_names[cfg.force = OS_SOURCES];
-        add_case(name, body, how, cfg);
+    c.force = (enum os_source)source;
+    c.source = source_names[source];
+    return c;
+}
+
+static void add_backend(const char *name, void (*body)(void), unsigned how, const struct config *c)
+{
+    if (!(how & TEST_SOURCES) || c->flags & MEMSNAP_NO_FD || on_valgrind()) {   /* a checker learns nothing from the kernel's other answers */
+        add_case(name, body, how, with_source(*c, OS_SOURCES));
         return;
     }
-    for (int source = 0; source < OS_SOURCES; source++) {
-        cfg.force = (enum os_source)source;
-        cfg.source = source_names[source];
-        if (cfg.os == ms_os_default() || source_works(cfg.os, cfg.force))
-            add_case(name, body, how, cfg);
-    }
+    for (int source = 0; source < OS_SOURCES; source++)
+        if (c->os == ms_os_default() || source_works(c->os, (enum os_source)source))
+            add_case(name, body, how, with_source(*c, source));
+}
+
+enum { BACKENDS = 3 };
+
+static size_t backends(struct config list[BACKENDS])
+{
+    size_t n = 0;
+#ifdef __linux__
+    list[n++] = (struct config){.backend = "linux", .os = &os_linux};
+#endif
+    list[n++] = (struct config){.backend = "posix", .os = &os_posix};
+    list[n++] = (struct config){.backend = "heap", .os = ms_os_default(), .flags = MEMSNAP_NO_FD};
+    return n;
 }
 
 void test_add(const char *name, void (*body)(void), unsigned how)
 {
-#ifdef __linux__
-    add_backend(name, body, how, (struct config){.backend = "linux", .os = &os_linux});
-#endif
-    add_backend(name, body, how, (struct config){.backend = "posix", .os = &os_posix});
-    add_backend(name, body, how & ~(unsigned)TEST_SOURCES,
-                (struct config){.backend = "heap", .os = ms_os_default(), .flags = MEMSNAP_NO_FD});
+    struct config list[BACKENDS];
+    size_t n = backends(list);
+    for (size_t i = 0; i < n; i++)
+        add_backend(name, body, how, &list[i]);
+}
+
+size_t config_list(struct config *list, size_t max)
+{
+    struct config all[BACKENDS];
+    size_t n = 0, n_backends = backends(all);
+    for (size_t i = 0; i < n_backends; i++)
+        for (int source = 0; source <= OS_SOURCES && n < max; source++)
+            if (source_works(all[i].os, (enum os_source)source))
+                list[n++] = with_source(all[i], source);
+    return n;
 }
 
 bool config_is(const char *backend)

@@ -28,6 +28,7 @@ struct config {
     const struct os *os;
     enum os_source force;
     unsigned flags;             /* for every call that makes a snapshot */
+    bool warm;                  /* what is opened or learned once was */
 };
 
 enum test_how {
@@ -41,6 +42,10 @@ extern size_t page;             /* bytes */
 void test_init(int *argc, char ***argv);
 void test_add(const char *name, void (*body)(void), unsigned how);
 bool config_is(const char *backend);
+/* All configurations that work here, at most max; returns how many. */
+size_t config_list(struct config *list, size_t max);
+/* Runs body in a configuration, over a table that is wrapped (fault.h), and looks for leaks. */
+void config_run(struct config *c, void (*body)(void));
 /* Marks the running test as skipped, in a child too; the caller returns. */
 void test_skip(const char *why);
 bool on_valgrind(void);
