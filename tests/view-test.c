@@ -834,9 +834,11 @@ static void test_view_at_refused(void)
     char *at = free_address(8 * page);
     assert_refused(memsnap_snapshot_view_at(s, at + 1, 0, &v), -EINVAL, v);
     assert_refused(memsnap_snapshot_view_at(s, null, 0, &v), -EINVAL, v);
-    int r = memsnap_snapshot_view_at(s, (void *)(UINTPTR_MAX - page + 1), 0, &v);
-    g_assert_true(r == -EINVAL || r == -ENOMEM);
-    g_assert_true((void *)v == UNTOUCHED);
+    if (!on_sanitizer()) {      /* whose mmap asks for page 0 instead, which root is given */
+        int r = memsnap_snapshot_view_at(s, (void *)(UINTPTR_MAX - page + 1), 0, &v);
+        g_assert_true(r == -EINVAL || r == -ENOMEM);
+        g_assert_true((void *)v == UNTOUCHED);
+    }
     /* Somebody's memory, which must come to no harm. */
     void *mine = mmap(at + 2 * page, page, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     g_assert_true(mine != MAP_FAILED);

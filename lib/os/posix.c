@@ -12,6 +12,9 @@
 #include <stdlib.h>
 #include <sys/mman.h>
 #include <sys/resource.h>
+#ifdef MS_TSAN
+# include <sys/syscall.h>
+#endif
 #include <unistd.h>
 
 #ifndef MAP_NORESERVE
@@ -155,6 +158,16 @@ static void *map(const struct content *c, void *at, size_t len, int flags)
     return mmap(at, len, c->prot, c->flags | flags, c->fd, c->offset);
 }
 
+static void *map_fixed(const struct content *c, void *at, size_t len)
+{
+#if defined MS_TSAN && defined SYS_mmap
+    /* ThreadSanitizer's mmap takes this for a write to the whole range. To those who store there meanwhile a freeze changes nothing. */
+    return (void *)syscall(SYS_mmap, at, len, c->prot, c->flags | MAP_FIXED, c->fd, c->offset);
+#else
+    return map(c, at, len, MAP_FIXED);
+#endif
+}
+
 static bool is_aligned(const void *p, size_t align)
 {
     return ((uintptr_t)p & (align - 1)) == 0;
@@ -197,7 +210,7 @@ static int map_aligned(const struct content *c, void *hint, size_t len, size_t a
     int r = reserve_larger(len, align, &place);
     if (r < 0)
         return r;
-    if (map(c, place, len, MAP_FIXED) == MAP_FAILED) {
+    if (map_fixed(c, place, len) == MAP_FAILED) {
         r = ms_map_error();
         munmap(place, len);
         return r;
@@ -244,7 +257,7 @@ int ms_map_over(const struct os_object *o, uint64_t offset, void *addr, size_t l
     int r = content_of(o, offset, how, &c);
     if (r < 0)
         return r;
-    return map(&c, addr, len, MAP_FIXED) == MAP_FAILED ? ms_map_error() : 0;
+    return map_fixed(&c, addr, len) == MAP_FAILED ? ms_map_error() : 0;
 }
 
 void ms_unmap(void *addr, size_t len)
