@@ -121,10 +121,16 @@ int ms_writer_settle(struct memsnap_snapshot *s, bool atomic)
 
 /* ---- opening ---- */
 
-/* A chunk that the whole image could live in, and that nobody else, here or in a forked process, can see. */
+/* Nobody else, here or in a forked process, can see the chunk's pages by way of the store. */
+static bool is_ours(const struct chunk *c)
+{
+    return c->store->kind == STORE_ANON && c->store->process == ms_process() && c->forks == ms_forks();
+}
+
+/* A chunk that the whole image could live in. */
 static bool is_own_chunk(const struct chunk *c, size_t pages)
 {
-    return c->store->kind == STORE_ANON && c->store->process == ms_process() && c->forks == ms_forks() && c->pages == pages;
+    return is_ours(c) && c->pages == pages;
 }
 
 static bool can_be_direct(struct memsnap_snapshot *s, struct chunk **c)
@@ -177,14 +183,11 @@ static int gather_into(struct memsnap_snapshot *s, struct chunk *to, bool fresh)
     return e;
 }
 
-/* The chunk that the writer was frozen over, if the image's remaining pages of it are all that anybody uses. */
+/* The chunk that the writer was frozen over, if the image still refers to any of it. */
 static struct chunk *find_own_chunk(struct memsnap_snapshot *s)
 {
     size_t pages = ms_image_pages(s->image);
-    struct image_usage u;
     struct run r;
-    if (ms_image_usage(s->image, 1, &u) < 0 || u.exclusive_pages != u.stored_pages || u.chunks == 1)
-        return NULL;
     for (size_t at = 0; at < pages; at = r.first + r.pages) {
         ms_image_run(s->image, at, pages, &r);
         if (r.chunk && is_own_chunk(r.chunk, pages) && r.chunk_page == r.first)
@@ -193,32 +196,55 @@ static struct chunk *find_own_chunk(struct memsnap_snapshot *s)
     return NULL;
 }
 
-/* Zero images and tiny ones in heap memory get a chunk that can be mapped shared. */
-static bool wants_new_chunk(struct memsnap_snapshot *s)
+/* Nobody else shares any of the image's pages. */
+static bool is_unshared(struct memsnap_snapshot *s)
+{
+    size_t pages = ms_image_pages(s->image);
+    struct image_usage u;
+    struct run r;
+    if (ms_image_usage(s->image, 1, &u) < 0 || u.exclusive_pages != u.stored_pages)
+        return false;
+    for (size_t at = 0; at < pages; at = r.first + r.pages) {
+        ms_image_run(s->image, at, pages, &r);
+        if (r.chunk && r.chunk->store->kind != STORE_HEAP && !is_ours(r.chunk))
+            return false;
+    }
+    return true;
+}
+
+/* Zero images and tiny ones in heap memory cost next to nothing to move, shared or not. */
+static bool is_cheap_to_move(struct memsnap_snapshot *s)
 {
     size_t pages = ms_image_pages(s->image);
     struct run r;
-    if (s->flags & MEMSNAP_NO_FD || pages == 0)
-        return false;
     ms_image_run(s->image, 0, pages, &r);
     return r.pages == pages && (!r.chunk || r.chunk->store->kind == STORE_HEAP);
+}
+
+static void move_to_new_chunk(struct memsnap_snapshot *s)
+{
+    struct reclaim reclaim = {0};
+    struct chunk *c;
+    if (ms_pool_allocate(s->pool, ms_image_pages(s->image), false, &c) < 0)
+        return;
+    if (c->store->kind == STORE_ANON && ms_chunk_prepare_shared(c) == 0)
+        gather_into(s, c, true);
+    ms_chunk_unref(c, &reclaim);
+    ms_reclaim_flush(&reclaim);
 }
 
 /* Tries to make the image one chunk of its own. Not having it is no error: the writer is a shadow then. */
 static void make_exclusive(struct memsnap_snapshot *s)
 {
     struct reclaim reclaim = {0};
-    struct chunk *c = NULL;
-    if (wants_new_chunk(s)) {
-        if (ms_pool_allocate(s->pool, ms_image_pages(s->image), false, &c) < 0)
-            return;
-        if (c->store->kind == STORE_ANON && ms_chunk_prepare_shared(c) == 0)
-            gather_into(s, c, true);
-    } else if ((c = find_own_chunk(s))) {
-        gather_into(s, c, false);
-    }
+    if (s->flags & MEMSNAP_NO_FD || ms_image_pages(s->image) == 0 || !(is_cheap_to_move(s) || is_unshared(s)))
+        return;
+    struct chunk *c = find_own_chunk(s);
+    int e = c ? gather_into(s, c, false) : -ENOTSUP;
     ms_chunk_unref(c, &reclaim);
     ms_reclaim_flush(&reclaim);
+    if (e == -ENOTSUP)          /* no such chunk, or no way to make holes in it */
+        move_to_new_chunk(s);
 }
 
 static int open_shadow(struct memsnap_snapshot *s, unsigned flags, void *at)

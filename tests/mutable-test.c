@@ -430,6 +430,56 @@ static void test_protect_arguments(void)
     memsnap_snapshot_unref(s);
 }
 
+/* What a writer may have done to the pages of its image before it was closed. */
+static void change_all(memsnap_view *m, unsigned char *model, size_t size)
+{
+    fill(bytes(m), size, model[0] + 7u);
+    memcpy(model, bytes(m), size);
+}
+
+static void clear_one(memsnap_view *m, unsigned char *model, size_t size)
+{
+    size_t p = size / page / 2;
+    memset(bytes(m) + p * page, 0, least(page, size - p * page));
+    memset(model + p * page, 0, least(page, size - p * page));
+}
+
+static void change_one(memsnap_view *m, unsigned char *model, size_t size)
+{
+    bytes(m)[size - 1] ^= 1;
+    model[size - 1] ^= 1;
+}
+
+/* Pages that nobody else shares are stored to directly, on every lease: the first cut of it is the one chunk that they are in, which is
+ * what makes it a single instant. */
+static void test_direct_again(void)
+{
+    void (*const changes[])(memsnap_view *, unsigned char *, size_t) = {change_all, clear_one, change_one};
+    const size_t of[] = {3 * page + 5, 30 * page + 5, 2 * MIB};
+    if (config_is("heap")) {
+        test_skip("heap pages are not mapped");
+        return;
+    }
+    for (size_t i = 0; i < G_N_ELEMENTS(of) * G_N_ELEMENTS(changes); i++) {
+        size_t size = of[i % G_N_ELEMENTS(of)];
+        unsigned char *model = pattern(size, i);
+        memsnap_snapshot *s = snap(model, size);
+        for (int lease = 0; lease < 4; lease++) {
+            memsnap_view *m = view_mut(s);
+            change_one(m, model, size);
+            memsnap_snapshot *t = take(m);
+            g_assert_cmpuint(snap_stats(t).extents, ==, 1);
+            assert_content(t, model, size);
+            changes[i / G_N_ELEMENTS(of)](m, model, size);
+            memsnap_snapshot_unref(t);
+            memsnap_view_unref(m);
+            assert_content(s, model, size);
+        }
+        memsnap_snapshot_unref(s);
+        g_free(model);
+    }
+}
+
 /* ---- cost ---------------------------------------------------------------------------------------------------- */
 
 /* Generations of snapshots of one writer: as many as one likes, what is kept is what changed. */
@@ -605,6 +655,7 @@ int main(int argc, char **argv)
     test_add("protections-hinder-nothing", test_protections_hinder_nothing, TEST_SOURCES);
     test_add("tail", test_tail, TEST_SOURCES);
     test_add("protect-arguments", test_protect_arguments, 0);
+    test_add("direct-again", test_direct_again, TEST_SOURCES);
     test_add("chain", test_chain, TEST_SOURCES);
     test_add("take-stores-changes-only", test_take_stores_changes_only, TEST_SOURCES);
     test_add("view-at", test_view_at, TEST_SOURCES);
