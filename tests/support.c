@@ -227,7 +227,16 @@ bool on_valgrind(void)
 
 bool on_sanitizer(void)
 {
-#if defined MS_ASAN || defined MS_TSAN
+#ifdef MS_ASAN
+    return true;
+#else
+    return on_thread_sanitizer();
+#endif
+}
+
+bool on_thread_sanitizer(void)
+{
+#ifdef MS_TSAN
     return true;
 #else
     return false;

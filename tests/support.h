@@ -50,6 +50,7 @@ void config_run(struct config *c, void (*body)(void));
 void test_skip(const char *why);
 bool on_valgrind(void);
 bool on_sanitizer(void);        /* AddressSanitizer or ThreadSanitizer: address space and signals are theirs */
+bool on_thread_sanitizer(void);
 
 /* ---- bytes ------------------------------------------------------------------------------------------ */
 

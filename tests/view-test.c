@@ -834,7 +834,7 @@ static void test_view_at_refused(void)
     char *at = free_address(8 * page);
     assert_refused(memsnap_snapshot_view_at(s, at + 1, 0, &v), -EINVAL, v);
     assert_refused(memsnap_snapshot_view_at(s, null, 0, &v), -EINVAL, v);
-    if (!on_sanitizer()) {      /* whose mmap asks for page 0 instead, which root is given */
+    if (!on_thread_sanitizer()) {       /* whose mmap asks for page 0 instead, which root is given */
         int r = memsnap_snapshot_view_at(s, (void *)(UINTPTR_MAX - page + 1), 0, &v);
         g_assert_true(r == -EINVAL || r == -ENOMEM);
         g_assert_true((void *)v == UNTOUCHED);
