@@ -20,6 +20,7 @@ struct world {
     unsigned char *base, *child_now, *other, *v_now, *m_now, *shared_now;
     char *path;
     int fd;
+    unsigned tracking;              /* MEMSNAP_VIEW_TRACK where that can be had at all */
     unsigned atomic;                /* MEMSNAP_TAKE_ATOMIC where that can be had at all */
 };
 
@@ -63,6 +64,7 @@ static struct world *world_new(size_t size)
     w->v_now = g_memdup2(w->base, size);
     change(w->v, w->v_now, size, 3);
     w->child = take(w->v);
+    w->tracking = tracking();
     w->child_now = g_memdup2(w->v_now, size);
     memsnap_snapshot *t = NULL;
     w->atomic = memsnap_view_take_snapshot(w->v, MEMSNAP_TAKE_ATOMIC, &t) == 0 ? MEMSNAP_TAKE_ATOMIC : 0;
@@ -132,6 +134,17 @@ static void freeze_writer(struct world *w)
     open_writer(w);
     memsnap_snapshot_unref(snap_clone(w->m));
     change(w->mut, w->m_now, w->size, 6);
+}
+
+/* Two cuts, so that pages are known to be as they were in the last one, and some changes since. */
+static void track_writer(struct world *w)
+{
+    w->mut = view_mut_tracked(w->m);
+    for (uint64_t seed = 5; seed < 8; seed++) {
+        change(w->mut, w->m_now, w->size, seed);
+        if (seed < 7)
+            memsnap_snapshot_unref(snap_clone(w->m));
+    }
 }
 
 static void close_writer(struct world *w)
@@ -277,6 +290,12 @@ static int call_view_mut(struct world *w, struct outcome *o)
 {
     o->expected = w->m_now;
     return memsnap_snapshot_view_mut(w->m, 0, &o->view);
+}
+
+static int call_view_mut_tracked(struct world *w, struct outcome *o)
+{
+    o->expected = w->m_now;
+    return memsnap_snapshot_view_mut(w->m, w->tracking, &o->view);
 }
 
 static int call_view_mut_shared_chunk(struct world *w, struct outcome *o)
@@ -482,6 +501,7 @@ static const struct action actions[] = {
     {"view, shadow writer", freeze_writer, call_view_of_writer, NULL, false},
     {"view_mut", NULL, call_view_mut, NULL, false},
     {"view_mut, again", close_writer, call_view_mut, NULL, false},
+    {"view_mut, tracked", close_writer, call_view_mut_tracked, NULL, false},
     {"view_mut, child", NULL, call_view_mut_shared_chunk, NULL, false},
     {"view_at", NULL, call_view_at, NULL, false},
     {"view_at, mutable", NULL, call_view_at_mutable, NULL, false},
@@ -490,6 +510,8 @@ static const struct action actions[] = {
     {"take, protected", protect_some, call_take, NULL, false},
     {"take, direct writer", open_writer, call_take_mutable, NULL, false},
     {"take, shadow writer", freeze_writer, call_take_mutable, NULL, false},
+    {"take, tracked writer", track_writer, call_take_mutable, NULL, false},
+    {"take, atomic tracked writer", track_writer, call_take_atomic_mutable, NULL, false},
     {"take, atomic", NULL, call_take_atomic, NULL, false},
     {"take, atomic shadow writer", freeze_writer, call_take_atomic_mutable, NULL, false},
     {"restore", NULL, call_restore, now_base, true},
@@ -644,7 +666,8 @@ static void test_closing(void)
 static void test_not_needed(void)
 {
     const unsigned kinds = FAULT_BIT(FAULT_DISCARD) | FAULT_BIT(FAULT_POPULATE) | FAULT_BIT(FAULT_ADVISE) | FAULT_BIT(FAULT_COLLAPSE) |
-                           FAULT_BIT(FAULT_OBJECT_PUNCH) | FAULT_BIT(FAULT_CANDIDATES) | FAULT_BIT(FAULT_GATE_CLOSE);
+                           FAULT_BIT(FAULT_OBJECT_PUNCH) | FAULT_BIT(FAULT_CANDIDATES) | FAULT_BIT(FAULT_WRITTEN) |
+                           FAULT_BIT(FAULT_GATE_CLOSE);
     for (size_t i = 0; i < G_N_ELEMENTS(actions); i++) {
         struct world *w = world_new(on_valgrind() ? 40 * page : 2 * MIB + page);
         struct outcome o = {UNTOUCHED, UNTOUCHED, NULL};

@@ -49,6 +49,8 @@ static const struct {
     [FAULT_OBJECT_SEAL] = {"object_seal", -EBUSY},
     [FAULT_OBJECT_SHARE] = {"object_share", -ENOTSUP},
     [FAULT_CANDIDATES] = {"candidates", -ENOTSUP},
+    [FAULT_TRACK] = {"track", -ENOTSUP},
+    [FAULT_WRITTEN] = {"written", -ENOTSUP},
     [FAULT_GATE_CLOSE] = {"gate_close", -ENOTSUP},
     [FAULT_GATE_CANDIDATES] = {"gate_candidates", -ENOMEM},
 };
@@ -317,6 +319,18 @@ static int fault_candidates(enum os_source source, uintptr_t *cursor, uintptr_t 
     return r < 0 ? r : inner->candidates(source, cursor, end, v, max);
 }
 
+static int fault_track(void *addr, size_t len)
+{
+    int r = strike(FAULT_TRACK);
+    return r < 0 ? r : inner->track(addr, len);
+}
+
+static int fault_written(uintptr_t *cursor, uintptr_t end, struct os_range *v, size_t max)
+{
+    int r = strike(FAULT_WRITTEN);
+    return r < 0 ? r : inner->written(cursor, end, v, max);
+}
+
 static int fault_gate_close(void *addr, size_t len, struct os_gate *g)
 {
     int r = strike(FAULT_GATE_CLOSE);
@@ -382,6 +396,8 @@ const struct os *fault_wrap(const struct os *table)
     wrap.object_share = fault_object_share;
     wrap.flush = fault_flush;
     wrap.candidates = fault_candidates;
+    wrap.track = fault_track;
+    wrap.written = fault_written;
     wrap.gate_close = fault_gate_close;
     wrap.gate_candidates = fault_gate_candidates;
     wrap.gate_open = fault_gate_open;
@@ -416,7 +432,8 @@ enum fault_kind fault_last(void)
 
 bool fault_explains(int error)
 {
-    const unsigned cannot = FAULT_BIT(FAULT_GATE_CLOSE) | FAULT_BIT(FAULT_GATE_CANDIDATES) | FAULT_BIT(FAULT_OBJECT_SEAL);
+    const unsigned cannot = FAULT_BIT(FAULT_GATE_CLOSE) | FAULT_BIT(FAULT_GATE_CANDIDATES) | FAULT_BIT(FAULT_OBJECT_SEAL) |
+                            FAULT_BIT(FAULT_TRACK);
     if (error == -ENOTSUP && FAULT_BIT(armed.kind) & cannot)
         return true;
     for (int i = 0; i < FAULT_KINDS; i++)

@@ -414,11 +414,12 @@ static void op_view_mut(void)
     if (!s || !v)
         return;
     void *at = one_in(8) ? free_address(s->content->size + page) : NULL;
+    unsigned flags = s->content->fd < 0 && one_in(2) ? tracking() : 0;
     int r;
     if (at)
-        attempt(r, memsnap_snapshot_view_at(s->handle, at, MEMSNAP_VIEW_MUTABLE, &handle), handle);
+        attempt(r, memsnap_snapshot_view_at(s->handle, at, MEMSNAP_VIEW_MUTABLE | flags, &handle), handle);
     else
-        attempt(r, memsnap_snapshot_view_mut(s->handle, 0, &handle), handle);
+        attempt(r, memsnap_snapshot_view_mut(s->handle, flags, &handle), handle);
     if (s->content->leased) {
         assert_refused(r, -EBUSY, handle);
         return;

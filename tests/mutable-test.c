@@ -1,7 +1,10 @@
 /* The mutable view: one at a time, seen by what is opened later and by nothing opened earlier, losing nothing. */
 #include "config.h"
 
+#include <dirent.h>
+#include <fcntl.h>
 #include <sys/mman.h>
+#include <unistd.h>
 
 #include "support.h"
 
@@ -639,6 +642,214 @@ static void test_open_flags(void)
     g_free(model);
 }
 
+/* ---- noticing stores --------------------------------------------------------------------------------------------------- */
+
+static bool cannot_track(void)
+{
+    if (!tracking())
+        test_skip("stores cannot be noticed here");
+    return !tracking();
+}
+
+/* The kernel's stores count like the program's. */
+static void store_by_read(memsnap_view *v, unsigned char *model, size_t size, struct rng *rng)
+{
+    int fd = open("/dev/urandom", O_RDONLY | O_CLOEXEC);
+    size_t at = rng_below(rng, size), len = least(size - at, 2 * page);
+    g_assert_cmpint(fd, >=, 0);
+    g_assert_cmpint(read(fd, bytes(v) + at, len), ==, (ssize_t)len);
+    memcpy(model + at, bytes(v) + at, len);
+    close(fd);
+}
+
+static void check_tracked_round(memsnap_snapshot *s, memsnap_view *m, unsigned char *model, size_t size, struct rng *rng, int round)
+{
+    memsnap_snapshot *t = NULL;
+    store(m, model, size, rng, (int)rng_below(rng, 4));
+    if (round % 5 == 1)
+        store_by_read(m, model, size, rng);
+    if (round % 7 == 2)
+        assert_ok(memsnap_view_protect(m, 0, least(size, page), MEMSNAP_ACCESS_NONE));
+    if (round % 6 == 3) {
+        int r = memsnap_view_take_snapshot(m, MEMSNAP_TAKE_ATOMIC, &t);
+        g_assert_true(r == 0 || r == -ENOTSUP);
+    }
+    if (!t)
+        t = round & 1 ? take(m) : snap_clone(s);
+    assert_ok(memsnap_view_restore(m));         /* protections go */
+    assert_content(t, model, size);
+    assert_same(bytes(m), model, size);
+    memsnap_snapshot_unref(t);
+}
+
+/* Every take holds all that was stored before it, whatever lies between: atomic takes, rolling back near and far, a failed take. */
+static void test_tracked(void)
+{
+    struct rng rng = {(uint64_t)g_test_rand_int()};
+    if (cannot_track())
+        return;
+    for (size_t i = 0; i < N_SIZES; i++) {
+        size_t size = sizes[i];
+        unsigned char *model = pattern(size, i), *old = g_memdup2(model, size), *far = pattern(size, i + 50);
+        memsnap_snapshot *s = snap(model, size), *first = snap_clone(s), *stranger = snap(far, size);
+        for (int lease = 0; lease < 2; lease++) {
+            memsnap_view *m = view_mut_tracked(s);
+            for (int round = 0; round < 24; round++) {
+                check_tracked_round(s, m, model, size, &rng, round);
+                if (round == 10) {
+                    assert_ok(memsnap_view_restore_to(m, first));
+                    memcpy(model, old, size);
+                }
+                if (round == 16) {
+                    assert_ok(memsnap_view_restore_to(m, stranger));
+                    memcpy(model, far, size);
+                }
+            }
+            memsnap_view_unref(m);
+            assert_content(s, model, size);
+        }
+        memsnap_snapshot_unref(s);
+        memsnap_snapshot_unref(first);
+        memsnap_snapshot_unref(stranger);
+        g_free(model);
+        g_free(old);
+        g_free(far);
+    }
+}
+
+/* A take looks at what was stored since the last one, and at nothing else. */
+static void test_tracked_costs(void)
+{
+    size_t size = 300 * page;
+    if (cannot_track())
+        return;
+    memsnap_snapshot *s = snap_pattern(size, 1), *t;
+    memsnap_view *m = view_mut_tracked(s);
+    memset(bytes(m), 1, size);
+    memsnap_snapshot_unref(take(m));
+    memset(bytes(m), 2, size);
+    memsnap_snapshot_unref(take(m));
+    g_assert_cmpstr(view_stats(m).dirty_source, ==, "write-protect");
+    struct os_range v[4];
+    uintptr_t at = (uintptr_t)bytes(m), end = at + size;
+    bytes(m)[7 * page] = 3;
+    bytes(m)[8 * page] = 3;
+    bytes(m)[200 * page] = 3;
+    g_assert_cmpint(config.os->written(&at, end, v, 4), ==, 2);     /* as the take would ask */
+    g_assert_cmpuint(v[0].start, ==, (uintptr_t)bytes(m) + 7 * page);
+    g_assert_cmpuint(v[0].end, ==, (uintptr_t)bytes(m) + 9 * page);
+    g_assert_cmpuint(v[1].end - v[1].start, ==, page);
+    for (size_t p = 7; p < 201; p += p == 8 ? 192 : 1)
+        bytes(m)[p * page]++;
+    t = take(m);
+    struct memsnap_snapshot_stats before = snap_stats(s);
+    memsnap_snapshot_unref(take(m));
+    g_assert_cmpuint(snap_stats(s).chunks, ==, before.chunks);
+    g_assert_cmpint(memsnap_snapshot_read(t, 8 * page, v, 1), ==, 0);
+    g_assert_cmpint(*(unsigned char *)v, ==, 4);
+    memsnap_snapshot_unref(t);
+    memsnap_view_unref(m);
+    memsnap_snapshot_unref(s);
+}
+
+static int userfault_descriptor(void)
+{
+    DIR *d = opendir("/proc/self/fd");
+    int found = -1;
+    for (struct dirent *e; d && (e = readdir(d));) {
+        char path[64], target[64] = "";
+        g_snprintf(path, sizeof path, "/proc/self/fd/%.20s", e->d_name);
+        if (readlink(path, target, sizeof target - 1) > 0 && strcmp(target, "anon_inode:[userfaultfd]") == 0)
+            found = atoi(e->d_name);
+    }
+    closedir(d);
+    return found;
+}
+
+static void lose_tracker(void *arg)
+{
+    struct rng rng = {3};
+    size_t size = 50 * page;
+    unsigned char *model = pattern(size, 1);
+    memsnap_snapshot *s = snap(model, size);
+    memsnap_view *m = view_mut_tracked(s);
+    (void)arg;
+    for (int round = 0; round < 12; round++) {
+        check_tracked_round(s, m, model, size, &rng, round);
+        store(m, model, size, &rng, 2);
+        if (round == 4 || round == 8) {
+            int fd = userfault_descriptor();
+            g_assert_cmpint(fd, >, 2);
+            g_assert_cmpint(close(fd), ==, 0);
+            if (round == 8)         /* the number means something else */
+                g_assert_cmpint(dup2(STDERR_FILENO, fd), ==, fd);
+        }
+    }
+    memsnap_view_unref(m);
+    assert_content(s, model, size);
+    memsnap_snapshot_unref(s);
+    g_free(model);
+}
+
+static void test_tracker_lost(void)
+{
+    if (!cannot_track())
+        child_run(lose_tracker, NULL);
+}
+
+static void track_in_child(void *arg)
+{
+    memsnap_snapshot *s = arg;
+    size_t size = memsnap_snapshot_size(s);
+    struct rng rng = {4};
+    unsigned char *model = g_malloc(size);
+    assert_ok(memsnap_snapshot_read(s, 0, model, size));
+    memsnap_view *m = view_mut_tracked(s);
+    for (int round = 0; round < 8; round++)
+        check_tracked_round(s, m, model, size, &rng, round);
+    memsnap_view_unref(m);
+    g_free(model);
+}
+
+/* A child notices its own stores, by a descriptor of its own, and the parent goes on with its. */
+static void test_tracked_fork(void)
+{
+    size_t size = 30 * page;
+    struct rng rng = {5};
+    if (cannot_track())
+        return;
+    unsigned char *model = pattern(size, 1);
+    memsnap_snapshot *s = snap(model, size), *other = snap_pattern(size, 2);
+    memsnap_view *m = view_mut_tracked(s);
+    for (int round = 0; round < 6; round++) {
+        check_tracked_round(s, m, model, size, &rng, round);
+        child_run(track_in_child, other);
+        store(m, model, size, &rng, 1);
+    }
+    memsnap_view_unref(m);
+    assert_content(s, model, size);
+    memsnap_snapshot_unref(s);
+    memsnap_snapshot_unref(other);
+    g_free(model);
+}
+
+static void test_track_refused(void)
+{
+    memsnap_view *v = UNTOUCHED;
+    memsnap_snapshot *s = snap_pattern(3 * page, 1), *shared = NULL;
+    char *path = temp_file("shared", "abc", 3);
+    assert_refused(memsnap_snapshot_view(s, MEMSNAP_VIEW_TRACK, &v), -EINVAL, v);
+    assert_refused(memsnap_snapshot_view_at(s, free_address(4 * page), MEMSNAP_VIEW_TRACK, &v), -EINVAL, v);
+    assert_ok(memsnap_snapshot_new_from_file(path, MEMSNAP_FILE_SHARED, &shared));
+    assert_refused(memsnap_snapshot_view_mut(shared, MEMSNAP_VIEW_TRACK, &v), -ENOTSUP, v);
+    if (!tracking())
+        assert_refused(memsnap_snapshot_view_mut(s, MEMSNAP_VIEW_TRACK, &v), -ENOTSUP, v);
+    memsnap_view_unref(view_mut(s));            /* nothing is left open */
+    memsnap_snapshot_unref(s);
+    memsnap_snapshot_unref(shared);
+    g_free(path);
+}
+
 int main(int argc, char **argv)
 {
     test_init(&argc, &argv);
@@ -661,5 +872,10 @@ int main(int argc, char **argv)
     test_add("view-at", test_view_at, TEST_SOURCES);
     test_add("atomic", test_atomic, TEST_SOURCES);
     test_add("open-flags", test_open_flags, TEST_SOURCES);
+    test_add("tracked", test_tracked, TEST_SOURCES);
+    test_add("tracked-costs", test_tracked_costs, 0);
+    test_add("tracker-lost", test_tracker_lost, 0);
+    test_add("tracked-fork", test_tracked_fork, 0);
+    test_add("track-refused", test_track_refused, 0);
     return g_test_run();
 }

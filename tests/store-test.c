@@ -72,7 +72,7 @@ static void test_segments_stay_apart(void)
 static struct store *new_store(void)
 {
     struct store *s = NULL;
-    assert_ok(ms_store_new(config_is("heap") ? STORE_HEAP : STORE_ANON, &s));
+    assert_ok(ms_store_new(config_is("heap") ? STORE_HEAP : STORE_ANON, NULL, &s));
     return s;
 }
 

@@ -64,6 +64,7 @@ static void warm_up(void)
     memsnap_snapshot *t = take(v), *out;
     view_stats(v);
     snap_stats(s);
+    memsnap_view_unref(view_mut_tracked(t));
     if (memsnap_view_take_snapshot(v, MEMSNAP_TAKE_ATOMIC, &out) == 0)
         memsnap_snapshot_unref(out);
     assert_ok(memsnap_view_restore(v));
@@ -406,6 +407,18 @@ memsnap_view *view_mut(memsnap_snapshot *s)
     assert_ok(memsnap_snapshot_view_mut(s, 0, &v));
     g_assert_nonnull(v);
     g_assert_true(memsnap_view_is_mutable(v));
+    return v;
+}
+
+unsigned tracking(void)
+{
+    return config.os->track(NULL, 0) == 0 ? MEMSNAP_VIEW_TRACK : 0;
+}
+
+memsnap_view *view_mut_tracked(memsnap_snapshot *s)
+{
+    memsnap_view *v = NULL;
+    assert_ok(memsnap_snapshot_view_mut(s, tracking(), &v));
     return v;
 }
 

@@ -104,6 +104,9 @@ memsnap_snapshot *snap_zero(size_t size);
 memsnap_snapshot *snap_clone(memsnap_snapshot *s);
 memsnap_view *view(memsnap_snapshot *s);
 memsnap_view *view_mut(memsnap_snapshot *s);
+/* MEMSNAP_VIEW_TRACK, or 0 where it cannot be had. */
+unsigned tracking(void);
+memsnap_view *view_mut_tracked(memsnap_snapshot *s);
 memsnap_snapshot *take(memsnap_view *v);
 unsigned char *bytes(memsnap_view *v);
 struct memsnap_snapshot_stats snap_stats(memsnap_snapshot *s);

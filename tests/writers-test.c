@@ -240,7 +240,7 @@ static void test_direct(void)
         memsnap_snapshot *s = snap_pattern(sizes[k], k);
         for (unsigned long i = 0; i < rounds / G_N_ELEMENTS(sizes); i++) {
             struct writers all;
-            memsnap_view *m = view_mut(s);
+            memsnap_view *m = i & 2 ? view_mut_tracked(s) : view_mut(s);
             cutter cut = of_snapshot[rng_below(&rng, G_N_ELEMENTS(of_snapshot))];
             writers_start(&all, m, writers_for(i), &rng);
             cut_and_check(&all, s, cut, true);
@@ -288,7 +288,7 @@ static void test_atomic(void)
     const unsigned long series = 2 * G_N_ELEMENTS(sizes) * G_N_ELEMENTS(writers);
     for (unsigned long i = 0; i < series; i++) {
         memsnap_snapshot *s = snap_pattern(sizes[i / 2 % 2], i);
-        memsnap_view *v = i & 1 ? view_mut(s) : view(s);
+        memsnap_view *v = !(i & 1) ? view(s) : i & 4 ? view_mut_tracked(s) : view_mut(s);
         memsnap_snapshot_unref(take(v));        /* a mutable view leaves the direct state */
         bool none = no_atomic_cuts(v);
         if (!none)
@@ -317,10 +317,10 @@ static void *make_images(void *arg)
     return NULL;
 }
 
-static void race(memsnap_snapshot *s, unsigned n, unsigned long images, struct rng *rng)
+static void race(memsnap_snapshot *s, memsnap_view *m, unsigned n, unsigned long images, struct rng *rng)
 {
     struct writers all;
-    struct helper h = {.s = s, .m = view_mut(s)};
+    struct helper h = {.s = s, .m = m};
     writers_start(&all, h.m, n, rng);
     g_assert_cmpint(pthread_create(&h.thread, NULL, make_images, &h), ==, 0);
     for (unsigned long i = 0; i < images; i++)
@@ -342,7 +342,7 @@ static void test_no_store_is_lost(void)
     for (size_t k = 0; k < G_N_ELEMENTS(sizes); k++) {
         memsnap_snapshot *s = snap_pattern(sizes[k], k);
         for (unsigned long lease = 0; lease < LEASES; lease++)
-            race(s, writers_for(lease), rounds / (G_N_ELEMENTS(sizes) * LEASES) + 1, &rng);
+            race(s, lease & 1 ? view_mut_tracked(s) : view_mut(s), writers_for(lease), rounds / (G_N_ELEMENTS(sizes) * LEASES) + 1, &rng);
         memsnap_snapshot_unref(s);
     }
 }

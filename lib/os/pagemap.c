@@ -125,13 +125,15 @@ int ms_pagemap_scan(uintptr_t *cursor, uintptr_t end, enum pagemap_what what, st
     struct page_region regions[REGIONS];
     size_t n = 0, ask = FIRST_REGIONS;
     uintptr_t at = *cursor;
-    uint64_t written = what == PAGEMAP_WRITTEN ? PAGE_IS_WRITTEN : 0;
+    uint64_t written = what == PAGEMAP_WRITTEN ? PAGE_IS_WRITTEN : 0, flags = 0;
+    if (what == PAGEMAP_WRITTEN || what == PAGEMAP_TRACKED)
+        flags = PM_SCAN_CHECK_WPASYNC | (written ? PM_SCAN_WP_MATCHING : 0);
     for (; at < end && n < max; ask = REGIONS) {
         ask = max - n < ask ? max - n : ask;
         memset(regions, 0, ask * sizeof regions[0]);    /* valgrind does not know that the kernel fills it in */
         struct pm_scan_arg arg = {
             .size = sizeof arg,
-            .flags = written ? PM_SCAN_WP_MATCHING | PM_SCAN_CHECK_WPASYNC : 0,
+            .flags = flags,
             .start = at,
             .end = end,
             .vec = (uintptr_t)regions,
