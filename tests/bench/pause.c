@@ -39,7 +39,7 @@ static double take(memsnap_view *view, memsnap_snapshot **out, double *faults)
     return start;
 }
 
-static void library_round(struct pauses *p, int round, bool zeroed)
+static void library_round(struct pauses *p, int round, bool zeroed, unsigned flags)
 {
     memsnap_snapshot *snapshot, *taken;
     memsnap_view *view;
@@ -48,7 +48,7 @@ static void library_round(struct pauses *p, int round, bool zeroed)
         bench_result(memsnap_snapshot_new_zeroed(SIZE, 0, &snapshot), "memsnap_snapshot_new_zeroed");
     else
         bench_result(memsnap_snapshot_new(bench_source(SIZE), SIZE, 0, &snapshot), "memsnap_snapshot_new");
-    bench_result(memsnap_snapshot_view_mut(snapshot, 0, &view), "memsnap_snapshot_view_mut");
+    bench_result(memsnap_snapshot_view_mut(snapshot, flags, &view), "memsnap_snapshot_view_mut");
     bench_touch(memsnap_view_data(view), SIZE);
     p->first[round] = take(view, &taken, &p->faults_first);
     for (int i = 0; i < LATER; i++) {
@@ -60,6 +60,18 @@ static void library_round(struct pauses *p, int round, bool zeroed)
     memsnap_snapshot_unref(taken);
     memsnap_view_unref(view);
     memsnap_snapshot_unref(snapshot);
+}
+
+static bool tracking_works(void)
+{
+    memsnap_snapshot *snapshot;
+    memsnap_view *view = NULL;
+
+    bench_result(memsnap_snapshot_new_zeroed(MIB, 0, &snapshot), "memsnap_snapshot_new_zeroed");
+    int r = memsnap_snapshot_view_mut(snapshot, MEMSNAP_VIEW_TRACK, &view);
+    memsnap_view_unref(view);
+    memsnap_snapshot_unref(snapshot);
+    return r == 0;
 }
 
 /* ---- fork: the parent's pause; the child is gone before the next ---- */
@@ -114,19 +126,27 @@ static void report_all(const char *first, const char *later, const char *peer, s
 
 int main(int argc, char **argv)
 {
-    static struct pauses bytes, zeroed, small, huge;
+    static struct pauses bytes, tracked, zeroed, small, huge;
 
     bench_begin(argc, argv, "pause");
     if (bench_wanted("pause", 5 * GIB)) {
+        bool can_track = tracking_works();
+        if (!can_track)
+            fprintf(stderr, "pause: stores cannot be noticed here: no tracked writers\n");
         /* fork() shall not pay for what the library's side is made of. */
         madvise((void *)(uintptr_t)bench_source(SIZE), SIZE, MADV_DONTFORK);
         for (int i = 0; i < ROUNDS; i++) {
-            library_round(&bytes, i, false);
-            library_round(&zeroed, i, true);
+            library_round(&bytes, i, false, 0);
+            if (can_track)
+                library_round(&tracked, i, false, MEMSNAP_VIEW_TRACK);
+            library_round(&zeroed, i, true, 0);
             fork_round(&small, i, false);
             fork_round(&huge, i, true);
         }
         report_all("pause, first, 1 GiB writer", "pause, later, 1 GiB writer", "fork", &bytes, &small, true);
+        if (can_track)
+            report_all("pause, first, 1 GiB tracked writer", "pause, later, 1 GiB tracked writer", "fork", &tracked, &small,
+                       true);
         report_all("pause, first, 1 GiB zeroed writer", "pause, later, 1 GiB zeroed writer", "fork", &zeroed, &small,
                    false);
         report_all("pause, first, 1 GiB writer", "pause, later, 1 GiB writer", "fork (huge pages)", &bytes, &huge,

@@ -1,0 +1,368 @@
+/* floors.c - what the kernel and the memory ask for, whatever a library does: how much faster than its peer each operation could be at the most.
+ *
+ * Each line has the peer's time, the time of those steps alone that no implementation can leave out, and the ratio. Where the
+ * library's ratio in `make bench` is short of its target but near this one, there is no more to be had on the machine.
+ *
+ * cc -O2 floors.c -o floors && ./floors */
+#define _GNU_SOURCE
+#include <fcntl.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <sys/mman.h>
+#include <sys/uio.h>
+#include <sys/wait.h>
+#include <time.h>
+#include <unistd.h>
+
+#ifndef MADV_COLLAPSE
+# define MADV_COLLAPSE 25
+#endif
+
+enum { FILE_BACKED = 1 << 2, PRESENT = 1 << 3, SWAPPED = 1 << 4, MOST = 64 };
+
+#define MIB ((size_t)1 << 20)
+#define HUGE (2 * MIB)
+
+struct region {
+    uint64_t start, end, categories;
+};
+
+struct scan {
+    uint64_t size, flags, start, end, walk_end, regions, regions_len, max_pages, inverted, mask, any, returned;
+};
+
+static int pagemap;
+static size_t page;
+static char *source;
+
+static double now(void)
+{
+    struct timespec t;
+
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (double)t.tv_sec * 1e6 + (double)t.tv_nsec / 1e3;
+}
+
+static void check(int ok, const char *what)
+{
+    if (!ok) {
+        perror(what);
+        exit(1);
+    }
+}
+
+static int ascending(const void *a, const void *b)
+{
+    const double *x = a, *y = b;
+
+    return *x < *y ? -1 : *x > *y;
+}
+
+static double median(double *v, int n)
+{
+    qsort(v, (size_t)n, sizeof *v, ascending);
+    return v[n / 2];
+}
+
+static void line(const char *what, const char *peer, double theirs, double least)
+{
+    printf("%-44s %-18s %12.2f %12.2f %9.1f\n", what, peer, theirs, least, theirs / least);
+}
+
+static char *aligned(size_t size)
+{
+    uintptr_t at = (uintptr_t)mmap(NULL, size + HUGE, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+
+    check(at != (uintptr_t)MAP_FAILED, "mmap");
+    return (char *)((at + HUGE - 1) & ~(HUGE - 1));
+}
+
+static int object(size_t size)
+{
+    int fd = memfd_create("floors", MFD_CLOEXEC);
+
+    check(fd >= 0 && ftruncate(fd, (off_t)size) == 0, "memfd_create");
+    return fd;
+}
+
+/* A filled object: of huge pages, or of small ones. */
+static int store(size_t size, int huge)
+{
+    int fd = object(size);
+    char *w = mmap(aligned(size), size, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED, fd, 0);
+
+    check(w != MAP_FAILED, "mmap");
+    for (size_t at = 0; huge && at < size; at += HUGE) {
+        w[at] = 1;
+        madvise(w + at, HUGE, MADV_COLLAPSE);
+    }
+    memcpy(w, source, size);
+    munmap(w, size);
+    return fd;
+}
+
+static char *view_of(int fd, size_t size)
+{
+    char *v = mmap(aligned(size), size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_FIXED | MAP_NORESERVE, fd, 0);
+
+    check(v != MAP_FAILED, "mmap");
+    return v;
+}
+
+static size_t scan(char *view, size_t size)
+{
+    static struct region regions[512];
+    uintptr_t at = (uintptr_t)view, end = at + size;
+    size_t pages = 0;
+
+    while (at < end) {
+        struct scan s = { .size = sizeof s, .start = at, .end = end, .regions = (uintptr_t)regions, .regions_len = 512,
+                          .inverted = FILE_BACKED, .mask = FILE_BACKED, .any = PRESENT | SWAPPED, .returned = FILE_BACKED };
+        int n = ioctl(pagemap, _IOWR('f', 16, struct scan), &s);
+        check(n >= 0, "PAGEMAP_SCAN");
+        for (int i = 0; i < n; i++)
+            pages += (regions[i].end - regions[i].start) / page;
+        at = (uintptr_t)s.walk_end;
+    }
+    return pages;
+}
+
+/* The i-th of n pages of size bytes, far from each other. */
+static size_t place(size_t i, size_t n, size_t size)
+{
+    return size / n * i / page * page;
+}
+
+/* ---- creating: new pages have to be cleared or written, and the bytes copied ---- */
+
+static void create(size_t size, int times)
+{
+    double theirs[MOST], least[MOST];
+    char name[64];
+
+    for (int k = 0; k < times; k++) {
+        double start = now();
+        int fd = object(size);
+        char *w = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+        memcpy(w, source, size);
+        munmap(w, size);
+        theirs[k] = now() - start;
+        close(fd);
+
+        fd = object(size);
+        w = mmap(aligned(size), size, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED, fd, 0);
+        start = now();
+        for (size_t at = 0; at < size; at += HUGE) {
+            check(pwrite(fd, "", 1, (off_t)at) == 1 && madvise(w + at, HUGE, MADV_COLLAPSE) == 0, "MADV_COLLAPSE");
+            memcpy(w + at, source + at, size - at < HUGE ? size - at : HUGE);
+        }
+        least[k] = now() - start;
+        munmap(w, size);
+        close(fd);
+    }
+    snprintf(name, sizeof name, "create %zu MiB: clear and copy", size / MIB);
+    line(name, "crate", median(theirs, times), median(least, times));
+}
+
+/* ---- opening: closing a view that is kept has to ask which pages are private ---- */
+
+static void open_and_close(size_t size)
+{
+    enum { REPEAT = 200 };
+    double theirs[MOST], least[MOST];
+    char name[64];
+    int fd = store(size, size >= HUGE);
+    char *kept = view_of(fd, size), *hint = aligned(size);
+
+    for (size_t i = 0; i < 4; i++)
+        kept[place(i, 4, size)] = 1;
+    for (int k = 0; k < MOST; k++) {
+        double start = now();
+        for (int i = 0; i < REPEAT; i++) {
+            char *v = mmap(hint, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_FIXED | MAP_NORESERVE, fd, 0);
+            v[place((size_t)i % 4, 4, size)] = 1;
+            munmap(v, size);
+        }
+        theirs[k] = (now() - start) / REPEAT;
+        start = now();
+        for (int i = 0; i < REPEAT; i++)
+            scan(kept, size);
+        least[k] = (now() - start) / REPEAT;
+    }
+    snprintf(name, sizeof name, "open + write + close %zu MiB: one scan", size / MIB);
+    line(name, "mmap + munmap", median(theirs, MOST), median(least, MOST));
+    munmap(kept, size);
+    close(fd);
+}
+
+/* ---- reading: each page has to be read ---- */
+
+static double read_all(const char *at, size_t size)
+{
+    double start = now();
+
+    for (size_t i = 0; i < size; i += page)
+        (void)((const volatile char *)at)[i];
+    return now() - start;
+}
+
+static void first_read(size_t size, int times)
+{
+    double theirs[MOST], least[MOST];
+    char name[64];
+    int small = store(size, 0), huge = store(size, 1);
+
+    for (int k = 0; k < times; k++) {
+        char *v = view_of(small, size);
+        theirs[k] = read_all(v, size);
+        munmap(v, size);
+        v = view_of(huge, size);
+        least[k] = read_all(v, size);
+        munmap(v, size);
+    }
+    snprintf(name, sizeof name, "first read %zu MiB: in huge pages", size / MIB);
+    line(name, "small pages", median(theirs, times), median(least, times));
+    close(small);
+    close(huge);
+}
+
+/* ---- restoring: changed pages have to be found and copied ---- */
+
+static void restore(size_t size, size_t n, int times)
+{
+    double theirs[MOST], least[MOST];
+    char name[64];
+    int small = store(size, 0), huge = store(size, 1);
+    char *base = mmap(aligned(size), size, PROT_READ, MAP_SHARED | MAP_FIXED, huge, 0);
+    char *there = view_of(small, size), *here = view_of(huge, size);
+
+    for (int k = 0; k < times; k++) {
+        double start = now();
+        for (size_t i = 0; i < n; i++)
+            there[place(i, n, size) + 8]++;
+        mmap(there, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_FIXED | MAP_NORESERVE, small, 0);
+        theirs[k] = now() - start;
+        start = now();
+        for (size_t i = 0; i < n; i++)
+            here[place(i, n, size) + 8]++;
+        scan(here, size);
+        for (size_t i = 0; i < n; i++)
+            memcpy(here + place(i, n, size), base + place(i, n, size), page);
+        least[k] = now() - start;
+    }
+    snprintf(name, sizeof name, "restore %zu of %zu MiB: scan and copy", n, size / MIB);
+    line(name, "remap", median(theirs, times), median(least, times));
+    munmap(base, size);
+    munmap(there, size);
+    munmap(here, size);
+    close(small);
+    close(huge);
+}
+
+/* ---- taking: changed pages have to be found and written ---- */
+
+static void write_pages(int fd, char *view, size_t size, size_t n)
+{
+    static struct iovec v[128];
+
+    for (size_t i = 0; i < n; i++) {
+        v[i % 128] = (struct iovec){ view + place(i, n, size), page };
+        if (i % 128 == 127 || i + 1 == n)
+            check(pwritev(fd, v, (int)(i % 128 + 1), (off_t)(i / 128 * 128 * page)) > 0, "pwritev");
+    }
+}
+
+static void take(size_t size, size_t n, int times)
+{
+    double theirs[MOST], least[MOST];
+    char name[64];
+    int fd = store(size, 1), to = object(n * page);
+    char *view = view_of(fd, size);
+
+    for (int k = 0; k < times; k++) {
+        for (size_t i = 0; i < n; i++)
+            view[place(i, n, size) + 8]++;
+        double start = now();
+        int copy = object(size);
+        char *w = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED, copy, 0);
+        memcpy(w, view, size);
+        munmap(w, size);
+        theirs[k] = now() - start;
+        close(copy);
+        start = now();
+        scan(view, size);
+        write_pages(to, view, size, n);
+        least[k] = now() - start;
+    }
+    snprintf(name, sizeof name, "take %zu of %zu MiB: scan and write", n, size / MIB);
+    line(name, "crate", median(theirs, times), median(least, times));
+    munmap(view, size);
+    close(fd);
+    close(to);
+}
+
+/* ---- pausing: fork() against finding and writing 1,000 pages ---- */
+
+static void pause_later(size_t size, size_t n, int times)
+{
+    double theirs[MOST], least[MOST];
+    char name[64];
+    int fd = store(size, 1), to = object(n * page);
+    char *view = view_of(fd, size);
+
+    for (int k = 0; k < times; k++) {
+        char *memory = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+        madvise(memory, size, MADV_NOHUGEPAGE);
+        for (size_t at = 0; at < size; at += page)
+            memory[at] = 1;
+        double start = now();
+        pid_t pid = fork();
+        if (pid == 0)
+            _exit(0);
+        theirs[k] = now() - start;
+        check(pid > 0 && waitpid(pid, NULL, 0) == pid, "fork");
+        munmap(memory, size);
+        for (size_t i = 0; i < n; i++)
+            view[place(i, n, size) + 8]++;
+        start = now();
+        scan(view, size);
+        write_pages(to, view, size, n);
+        least[k] = now() - start;
+    }
+    snprintf(name, sizeof name, "later pause, %zu of %zu MiB: scan and write", n, size / MIB);
+    line(name, "fork", median(theirs, times), median(least, times));
+    munmap(view, size);
+    close(fd);
+    close(to);
+}
+
+int main(void)
+{
+    size_t most = 1024 * MIB;
+
+    page = (size_t)sysconf(_SC_PAGESIZE);
+    check((pagemap = open("/proc/self/pagemap", O_RDONLY | O_CLOEXEC)) >= 0, "pagemap");
+    source = mmap(NULL, most, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    check(source != MAP_FAILED, "mmap");
+    madvise(source, most, MADV_DONTFORK);
+    for (size_t at = 0; at < most; at += page)
+        memset(source + at, (int)(at / page % 251 + 1), page);
+    printf("%-44s %-18s %12s %12s %9s\n", "microseconds, medians", "peer", "peer", "least", "at most");
+    create(64 * MIB, 15);
+    create(1024 * MIB, 5);
+    open_and_close(MIB);
+    open_and_close(64 * MIB);
+    first_read(64 * MIB, 15);
+    first_read(1024 * MIB, 5);
+    restore(64 * MIB, 16, 60);
+    restore(64 * MIB, 4096, 30);
+    restore(1024 * MIB, 4096, 15);
+    take(64 * MIB, 16, 15);
+    take(64 * MIB, 4096, 15);
+    take(1024 * MIB, 16, 5);
+    pause_later(1024 * MIB, 1000, 5);
+    return 0;
+}
