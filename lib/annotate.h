@@ -22,11 +22,13 @@
     } while (0)
 # define MS_DEFINED(p, n) ((void)VALGRIND_MAKE_MEM_DEFINED(p, n))
 # define MS_VG_NOACCESS(p, n) ((void)VALGRIND_MAKE_MEM_NOACCESS(p, n))
+# define MS_ONLY_READ(p, n) VALGRIND_HG_DISABLE_CHECKING(p, n)
 #else
 # define MS_RELEASES(p) ((void)(p))
 # define MS_ACQUIRES(p) ((void)(p))
 # define MS_DEFINED(p, n) ((void)(p), (void)(n))
 # define MS_VG_NOACCESS(p, n) ((void)(p), (void)(n))
+# define MS_ONLY_READ(p, n) ((void)(p), (void)(n))      /* by everybody, for as long as it is mapped */
 #endif
 
 #if defined __has_feature
