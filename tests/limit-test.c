@@ -937,6 +937,77 @@ static void fork_with_writer(void *arg)
     family_free(&f);
 }
 
+/* Pages enough for their space to be given back to the system, not kept for use again. */
+struct inherited {
+    memsnap_snapshot *t;
+    unsigned char *data;
+    size_t size;
+    int told[2];                /* a pipe: the parent has dropped it */
+};
+
+static void wait_byte(int fd)
+{
+    char byte;
+    g_assert_cmpint(read(fd, &byte, 1), ==, 1);
+}
+
+static void check_bytes(const struct inherited *i)
+{
+    unsigned char *now = g_malloc(i->size);
+    assert_ok(memsnap_snapshot_read(i->t, 0, now, i->size));
+    assert_same(now, i->data, i->size);
+    g_free(now);
+}
+
+static void outlive_parent(void *arg)
+{
+    wait_byte(((struct inherited *)arg)->told[0]);
+    check_bytes(arg);
+}
+
+static void drop_before_parent(void *arg)
+{
+    memsnap_snapshot_unref(((struct inherited *)arg)->t);
+}
+
+/* What either side drops after a fork the other still has. */
+static void drop_in_one(void *arg)
+{
+    struct inherited i = {.size = 6000 * page};
+    (void)arg;
+    i.data = g_malloc(i.size);
+    fill(i.data, i.size, 1);
+    memsnap_snapshot *zero = snap_zero(i.size);
+    memsnap_view *v = view(zero);
+    memcpy(bytes(v), i.data, i.size);
+    i.t = take(v);
+    memsnap_view_unref(v);
+    child_run(drop_before_parent, &i);
+    check_bytes(&i);
+    g_assert_cmpint(pipe(i.told), ==, 0);
+    pid_t pid = fork();
+    if (pid == 0) {
+        outlive_parent(&i);
+        child_exit(0);
+    }
+    memsnap_snapshot_unref(i.t);
+    g_assert_cmpint(write(i.told[1], "", 1), ==, 1);
+    wait_for(pid);
+    close(i.told[0]);
+    close(i.told[1]);
+    memsnap_snapshot_unref(zero);
+    g_free(i.data);
+}
+
+static void test_drop_in_one(void)
+{
+    if (on_valgrind()) {
+        test_skip("takes too long under valgrind");
+        return;
+    }
+    child_run(drop_in_one, NULL);
+}
+
 static void exit_at_once(void *arg)
 {
     (void)arg;
@@ -1038,6 +1109,7 @@ int main(int argc, char **argv)
     test_add("fork-rounds", test_fork_rounds, 0);
     test_add("fork-and-drop", test_fork_and_drop, 0);
     test_add("fork-and-keep", test_fork_and_keep, 0);
+    test_add("drop-in-one", test_drop_in_one, 0);
     test_add("grandchildren", test_grandchildren, 0);
     test_add("fork-with-writer", test_fork_with_writer, 0);
     return g_test_run();

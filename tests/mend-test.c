@@ -29,6 +29,22 @@ static memsnap_snapshot *two_runs(memsnap_snapshot *zero, unsigned char *data, u
     return s;
 }
 
+/* A take of a view in the middle of things is what the view holds, or -EIO. */
+static void check_take(memsnap_view *v, size_t size)
+{
+    memsnap_snapshot *t = NULL;
+    unsigned char *now = g_malloc(size);
+    int r = memsnap_view_take_snapshot(v, 0, &t);
+    if (r == 0) {
+        assert_ok(memsnap_snapshot_read(t, 0, now, size));
+        assert_same(now, bytes(v), size);
+    } else {
+        g_assert_cmpint(r, ==, -EIO);
+    }
+    memsnap_snapshot_unref(t);
+    g_free(now);
+}
+
 /* Cut short anywhere, an exchange of the image leaves a view that restoring brings back to its base, zero pages included. */
 static void test_restore_to_cut_short(void)
 {
@@ -43,6 +59,7 @@ static void test_restore_to_cut_short(void)
             int r = memsnap_view_restore_to(v, target);
             fired = fault_fired();
             fault_disarm();
+            check_take(v, size);
             if (r < 0)
                 assert_ok(memsnap_view_restore(v));
             assert_same(bytes(v), (r < 0) == (base == s) ? data : zeros, size);
@@ -81,6 +98,7 @@ static void test_restore_cut_short(void)
             int r = memsnap_view_restore(v);
             fired = fault_fired();
             fault_disarm();
+            check_take(v, size);
             if (r < 0)
                 assert_ok(memsnap_view_restore(v));
             assert_same(bytes(v), data, size);
@@ -215,6 +233,52 @@ static void test_torn_freeze(void)
     g_free(data);
 }
 
+/* ---- files that change ----------------------------------------------------------------------------------------------------- */
+
+static const char *shrinking;           /* becomes half as long before the next read or copy */
+
+static void shrink(void)
+{
+    if (shrinking)
+        g_assert_cmpint(truncate(shrinking, (off_t)(20 * page)), ==, 0);
+    shrinking = NULL;
+}
+
+static int shrinking_read(const struct os_object *o, const struct os_iov *v, size_t n, uint64_t offset)
+{
+    shrink();
+    return whole_table->object_read(o, v, n, offset);
+}
+
+static int shrinking_copy(const struct os_object *src, uint64_t from, const struct os_object *dst, uint64_t to, uint64_t len)
+{
+    shrink();
+    return whole_table->file_copy(src, from, dst, to, len);
+}
+
+/* Read in any way, a file that became shorter meanwhile is an error, not zeros. */
+static void test_file_that_shrinks(void)
+{
+    const size_t some[] = {40 * page, 4 * MIB};
+    for (size_t i = 0; i < G_N_ELEMENTS(some); i++) {
+        unsigned char *data = pattern(some[i], 1);
+        char *path = temp_file("shrinking", data, some[i]);
+        memsnap_snapshot *out = UNTOUCHED;
+        struct os table = *ms_os;
+        whole_table = ms_os;
+        table.object_read = shrinking_read;
+        table.file_copy = shrinking_copy;
+        shrinking = path;
+        ms_os = &table;
+        int r = memsnap_snapshot_new_from_file(path, config.flags, &out);
+        ms_os = whole_table;
+        g_assert_null(shrinking);
+        assert_refused(r, -EIO, out);
+        g_free(path);
+        g_free(data);
+    }
+}
+
 /* ---- forked children ------------------------------------------------------------------------------------------------------ */
 
 struct inheritance {
@@ -311,6 +375,7 @@ int main(int argc, char **argv)
     test_add("closed-when-torn", test_closed_when_torn, TEST_SOURCES);
     test_add("roll-back-cut-short", test_roll_back_cut_short, TEST_SOURCES);
     test_add("torn-freeze", test_torn_freeze, 0);
+    test_add("file-that-shrinks", test_file_that_shrinks, 0);
     test_add("not-inherited-after-all", test_not_inherited_after_all, 0);
     test_add("protected-in-part", test_protected_in_part, 0);
     return g_test_run();

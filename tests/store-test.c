@@ -1,10 +1,11 @@
-/* Stores, their segments and their free space, by themselves. */
+/* Stores, their segments and their free space, and lots, by themselves. */
 #include "config.h"
 
 #include <stdlib.h>
 
 #include "../lib/freelist.h"
 #include "../lib/store.h"
+#include "../lib/view.h"
 #include "support.h"
 
 /* ---- free space ------------------------------------------------------------------------------------------------------ */
@@ -167,6 +168,34 @@ static void test_end_of_offsets(void)
     ms_store_unref(s);
 }
 
+/* ---- lots ---------------------------------------------------------------------------------------------------------------- */
+
+/* Whoever parks and whoever opens may have been told of another image just before. */
+static void test_lot_of_one_image(void)
+{
+    struct image *now, *before;
+    struct memsnap_view v = {.next = NULL};
+    struct lot *l = NULL;
+    assert_ok(ms_lot_new(&l));
+    assert_ok(ms_image_zero(3, &now));
+    assert_ok(ms_image_zero(3, &before));
+    ms_lot_set_image(l, now);
+    v.mapping.base = before;
+    g_assert_false(ms_lot_wants(l, before));
+    g_assert_false(ms_lot_park(l, &v));
+    v.mapping.base = now;
+    g_assert_true(ms_lot_park(l, &v));
+    g_assert_null(ms_lot_take(l, before, 0));
+    g_assert_null(ms_lot_take(l, now, MEMSNAP_VIEW_COPY));
+    g_assert_true(ms_lot_take(l, now, 0) == &v);
+    g_assert_null(ms_lot_take(l, now, 0));
+    ms_lot_set_most(l, 0);
+    g_assert_false(ms_lot_park(l, &v));
+    ms_lot_unref(l);
+    ms_image_unref(now);
+    ms_image_unref(before);
+}
+
 int main(int argc, char **argv)
 {
     test_init(&argc, &argv);
@@ -174,5 +203,6 @@ int main(int argc, char **argv)
     test_add("segments-stay-apart", test_segments_stay_apart, 0);
     test_add("reuse", test_reuse, 0);
     test_add("end-of-offsets", test_end_of_offsets, 0);
+    test_add("lot-of-one-image", test_lot_of_one_image, 0);
     return g_test_run();
 }
