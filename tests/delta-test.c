@@ -283,6 +283,51 @@ static void test_base_in_file(void)
     g_free(data);
 }
 
+static struct counted {
+    struct os os;
+    const struct os *inner;
+    size_t bytes;
+} counted;
+
+static int counted_read(const struct os_object *o, const struct os_iov *v, size_t n, uint64_t offset)
+{
+    for (size_t i = 0; i < n; i++)
+        counted.bytes += v[i].len;
+    return counted.inner->object_read(o, v, n, offset);
+}
+
+/* What both share is not read but for the sample: all of it is in a file here, where reading can be counted. */
+static void test_reads_little(void)
+{
+    size_t size = 32 * MIB;
+    if (config_is("heap"))
+        return;
+    unsigned char *data = pattern(size, 1);
+    char *image = temp_file("image", data, size), *path = temp_path("delta");
+    memsnap_snapshot *base;
+    assert_ok(memsnap_snapshot_new_from_file(image, MEMSNAP_FILE_MAP, &base));
+    memsnap_view *v = view(base);
+    for (size_t i = 0; i < 16; i++)
+        bytes(v)[i * 2 * MIB + 5] ^= 1;
+    memsnap_snapshot *s = take(v);
+    counted.inner = ms_os;
+    counted.os = *ms_os;
+    counted.os.object_read = counted_read;
+    counted.bytes = 0;
+    ms_os = &counted.os;
+    int result = memsnap_snapshot_save_delta(s, base, path, MEMSNAP_SAVE_NOSYNC);
+    ms_os = counted.inner;
+    assert_ok(result);
+    g_assert_cmpuint(counted.bytes, >=, 16 * page);
+    g_assert_cmpuint(counted.bytes, <=, 160 * page);
+    memsnap_view_unref(v);
+    memsnap_snapshot_unref(base);
+    memsnap_snapshot_unref(s);
+    g_free(image);
+    g_free(path);
+    g_free(data);
+}
+
 /* ---- refused ------------------------------------------------------------------------------------- */
 
 static void test_arguments(void)
@@ -523,6 +568,7 @@ int main(int argc, char **argv)
     test_add("delta/chain", test_chain, 0);
     test_add("delta/mutable-views", test_mutable_views, 0);
     test_add("delta/base-in-file", test_base_in_file, 0);
+    test_add("delta/reads-little", test_reads_little, 0);
     test_add("delta/arguments", test_arguments, 0);
     test_add("delta/wrong-base", test_wrong_base, 0);
     test_add("delta/damage", test_damage, 0);
