@@ -59,6 +59,7 @@ field() { timeout 60 redis-cli -p "$1" info | tr -d '\r' | sed -n "s/^$2://p"; }
 
 start_ours()
 {
+    : >"$work/ours.log"         # looked at before the server has opened it
     timeout -s KILL 1800 "$server" --port 0 --size $((mib * 9 / 8 + 64))M --file "$work/ours.img" \
         >"$work/ours.log" 2>&1 &
     for delay in 0.05 0.1 0.2 0.5 1 2 5; do
