@@ -1217,7 +1217,10 @@ static void open_data(const struct options *o)
     if (error < 0)
         die("cannot load %s: %s; give a readable file of this program's, or the name of a new one, with --file",
             o->file, strerror(-error));
-    error = memsnap_snapshot_view_mut(server.snapshot, 0, &server.view);
+    /* Each save costs what was stored since the last one, where stores can be noticed. */
+    error = memsnap_snapshot_view_mut(server.snapshot, MEMSNAP_VIEW_TRACK, &server.view);
+    if (error == -ENOTSUP)
+        error = memsnap_snapshot_view_mut(server.snapshot, 0, &server.view);
     if (error < 0)
         die("cannot map %zu bytes: %s; give a smaller --size", memsnap_snapshot_size(server.snapshot),
             strerror(-error));
