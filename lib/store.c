@@ -522,6 +522,8 @@ int ms_chunk_fill_from(struct chunk *c, const struct os_object *file, uint64_t s
         e = fill_heap_from(c, file, size);
     } else if ((e = try_huge(c, NULL, file, (size_t)size, flags, &done)) == 0) {
         e = ms_os->file_copy(file, done, o, c->offset + done, size - done);
+        if (e == 0)             /* where a look at a hole takes a page, and may find none */
+            e = ms_os->object_commit(o, c->offset + done, size - done);
     }
     return e < 0 ? e : check_length(file, size);
 }

@@ -118,7 +118,7 @@ static void test_sparse(void)
     g_assert_cmpint(memcmp(middle, "middle", 6), ==, 0);
     assert_ok(memsnap_snapshot_read(s, size - 100, nothing, 100));
     g_assert_true(all_zero(nothing, 100));
-    if (!config_is("heap"))
+    if (config_is("linux"))         /* a look at a hole of a temporary file may find no room for its page */
         g_assert_cmpuint(object_bytes(), <, objects + size / 2);
     memsnap_snapshot_unref(s);
     close(fd);

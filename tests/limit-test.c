@@ -6,10 +6,12 @@
 #include <fcntl.h>
 #include <linux/filter.h>
 #include <linux/seccomp.h>
+#include <sched.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
+#include <sys/mount.h>
 #include <sys/prctl.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
@@ -937,6 +939,132 @@ static void fork_with_writer(void *arg)
     family_free(&f);
 }
 
+/* A family whose members are of as many forks as it has stores for: then new members share a store, but not with a child's. */
+static void take_and_check(memsnap_snapshot *root, uint64_t seed, memsnap_snapshot *taken[8])
+{
+    for (uint64_t i = 0; i < 8; i++) {
+        memsnap_view *v = view(root);
+        fill(bytes(v), 32 * page, seed + i);
+        taken[i] = take(v);
+        memsnap_view_unref(v);
+    }
+    unsigned char *now = g_malloc(32 * page), *expected = g_malloc(32 * page);
+    for (uint64_t i = 0; i < 8; i++) {
+        fill(expected, 32 * page, seed + i);
+        assert_ok(memsnap_snapshot_read(taken[i], 0, now, 32 * page));
+        assert_same(now, expected, 32 * page);
+    }
+    g_free(now);
+    g_free(expected);
+}
+
+static void take_in_child(void *arg)
+{
+    memsnap_snapshot *taken[8];
+    take_and_check(arg, 1000, taken);
+}
+
+static void many_stores(void *arg)
+{
+    (void)arg;
+    enum { FORKS = 12 };
+    memsnap_snapshot *root = snap_zero(32 * page), *kept[FORKS][8];
+    unsigned char *expected = g_malloc(32 * page);
+    for (uint64_t i = 0; i < FORKS; i++) {
+        take_and_check(root, 10 * i, kept[i]);
+        child_run(take_in_child, root);
+    }
+    for (uint64_t i = 0; i < FORKS; i++) {
+        for (uint64_t k = 0; k < 8; k++) {
+            fill(expected, 32 * page, 10 * i + k);
+            assert_content(kept[i][k], expected, 32 * page);
+            memsnap_snapshot_unref(kept[i][k]);
+        }
+    }
+    memsnap_snapshot_unref(root);
+    g_free(expected);
+}
+
+static void test_many_stores(void)
+{
+    child_run(many_stores, NULL);
+}
+
+/* ---- a full file system under temporary files -------------------------------------------------------------------------- */
+
+static int fill_up(const char *path)
+{
+    static const char block[4096] = {1};
+    int fd = open(path, O_WRONLY | O_CREAT | O_CLOEXEC, 0600);
+    g_assert_cmpint(fd, >=, 0);
+    while (write(fd, block, sizeof block) > 0)
+        ;
+    g_assert_cmpint(errno, ==, ENOSPC);
+    return fd;
+}
+
+/* A file with bytes at both ends and a hole between them. */
+static char *sparse_file(unsigned char *data, size_t size)
+{
+    memset(data, 0, size);
+    fill(data, page, 1);
+    fill(data + size - page, page, 2);
+    char *path = temp_file("sparse", data, page);
+    int fd = open(path, O_WRONLY | O_CLOEXEC);
+    g_assert_cmpint(pwrite(fd, data + size - page, page, (off_t)(size - page)), ==, (ssize_t)page);
+    close(fd);
+    return path;
+}
+
+/* No store and no look raises SIGBUS; what needs room is told that there is none, and what is there stays. */
+static void full_file_system(void *arg)
+{
+    size_t size = 4 * MIB;
+    unsigned char *data = pattern(size, 1), *sparse_data = g_malloc(size);
+    char *path = sparse_file(sparse_data, size);
+    (void)arg;
+    if (unshare(CLONE_NEWNS) < 0 || mount("none", "/", "none", MS_REC | MS_PRIVATE, "") < 0 ||
+        mount("tmpfs", "/dev/shm", "tmpfs", 0, "size=12m") < 0) {
+        test_skip("may not mount a file system");
+        return;
+    }
+    memsnap_snapshot *s = snap(data, size), *zero = snap_zero(size), *sparse = NULL, *out = UNTOUCHED;
+    assert_ok(memsnap_snapshot_new_from_file(path, 0, &sparse));
+    int fd = fill_up("/dev/shm/full");
+    memsnap_view *v = view(sparse), *m;
+    assert_same(bytes(v), sparse_data, size);
+    memset(bytes(v), 3, size);                  /* private memory is not the file system's */
+    assert_refused(memsnap_view_take_snapshot(v, 0, &out), -ENOSPC, out);
+    assert_ok(memsnap_view_restore(v));
+    assert_same(bytes(v), sparse_data, size);
+    assert_refused(memsnap_snapshot_new(data, size, 0, &out), -ENOSPC, out);
+    m = view_mut(zero);                         /* a shadow, because there is no room for pages of its own */
+    memcpy(bytes(m), data, size);
+    assert_refused(memsnap_snapshot_clone(zero, &out), -ENOSPC, out);
+    assert_same(bytes(m), data, size);
+    memsnap_view_unref(m);
+    g_assert_cmpint(memsnap_snapshot_read(zero, 0, sparse_data, 1), ==, -ENOSPC);
+    assert_content(s, data, size);
+    g_assert_cmpint(ftruncate(fd, 0), ==, 0);   /* room again */
+    assert_content(zero, data, size);
+    memsnap_view_unref(v);
+    memsnap_snapshot_unref(s);
+    memsnap_snapshot_unref(zero);
+    memsnap_snapshot_unref(sparse);
+    close(fd);
+    g_free(path);
+    g_free(data);
+    g_free(sparse_data);
+}
+
+static void test_full_file_system(void)
+{
+    if (!config_is("posix") || on_valgrind())
+        test_skip("pages are not kept in temporary files");
+    else
+        child_run(full_file_system, NULL);
+}
+
 /* Pages enough for their space to be given back to the system, not kept for use again. */
 struct inherited {
     memsnap_snapshot *t;
@@ -1109,6 +1237,8 @@ int main(int argc, char **argv)
     test_add("fork-rounds", test_fork_rounds, 0);
     test_add("fork-and-drop", test_fork_and_drop, 0);
     test_add("fork-and-keep", test_fork_and_keep, 0);
+    test_add("many-stores", test_many_stores, 0);
+    test_add("full-file-system", test_full_file_system, 0);
     test_add("drop-in-one", test_drop_in_one, 0);
     test_add("grandchildren", test_grandchildren, 0);
     test_add("fork-with-writer", test_fork_with_writer, 0);
