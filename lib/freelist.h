@@ -1,4 +1,5 @@
-/* Space that was given back inside a store: sorted, disjoint, merged extents. Reused space holds stale bytes. */
+/* Space that was given back inside a store: for each segment with some, a bit for each page. Reused space holds stale bytes. The owner
+ * locks. */
 #ifndef MS_FREELIST_H
 #define MS_FREELIST_H
 
@@ -9,20 +10,21 @@
 struct segment;
 
 struct free_extent {
-    uint64_t offset, len;
-    struct segment *segment;    /* holds a reference; extents never reach across segments */
+    uint64_t offset, len;       /* bytes, whole pages */
+    struct segment *segment;
 };
 
 struct freelist {
-    struct free_extent *v;
+    struct segment **v;         /* that have free pages; holds a reference to each */
     size_t n, room;
     uint64_t bytes;
 };
 
-/* Takes an extent in. *spare: references to its segment that the list does not need, because extents are merged: 0 to 2. False: out of
- * memory. */
-bool ms_freelist_put(struct freelist *f, const struct free_extent *e, unsigned *spare);
-/* The first len bytes of the first extent that has them. *emptied: the extent's reference to the segment goes with it. */
+/* Takes an extent of one segment in, and the reference to it, unless *spare: it has one already. False: out of memory. */
+bool ms_freelist_put(struct freelist *f, const struct free_extent *e, bool *spare);
+/* The first len bytes that are free in a row. *emptied: the segment has no more, and the reference to it goes with the extent. */
 bool ms_freelist_take(struct freelist *f, uint64_t len, struct free_extent *e, bool *emptied);
+/* Some extent, as long as it goes on. */
+bool ms_freelist_take_any(struct freelist *f, struct free_extent *e, bool *emptied);
 
 #endif

@@ -99,6 +99,16 @@ int ms_pool_allocate_heap(size_t pages, struct chunk **out)
     return e;
 }
 
+void ms_pool_trim(struct pool *p)
+{
+    ms_lock(&p->lock);
+    struct store *s = p->store ? ms_store_ref(p->store) : NULL;
+    ms_unlock(&p->lock);
+    if (s)
+        ms_store_trim(s);
+    ms_store_unref(s);
+}
+
 const char *ms_pool_kind(struct pool *p)
 {
     ms_lock(&p->lock);

@@ -176,6 +176,7 @@ void ms_snapshot_put(struct memsnap_snapshot *s)
     ms_writer_destroy(s);
     ms_image_unref(s->image);
     ms_lot_unref(s->lot);
+    ms_pool_trim(s->pool);
     ms_pool_unref(s->pool);
     ms_lock_destroy(&s->lock);
     ms_os->free(s);

@@ -73,6 +73,7 @@ static void segment_unref(struct segment *g)
         return;
     if (g->window)
         ms_os->unmap(g->window, (size_t)g->len);
+    ms_os->free(g->free_bits);
     ms_os->free(g);
 }
 
@@ -81,7 +82,7 @@ void ms_store_unref(struct store *s)
     if (!s || !ms_ref_put(&s->refs))
         return;
     for (size_t i = 0; i < s->free.n; i++)
-        segment_unref(s->free.v[i].segment);
+        segment_unref(s->free.v[i]);
     ms_os->free(s->free.v);
     segment_unref(s->current);
     if (s->kind != STORE_HEAP)
@@ -298,26 +299,47 @@ size_t ms_chunk_refs(const struct chunk *c)
     return ms_ref_count(&c->refs);
 }
 
-/* So much is kept to be used again, or a quarter of the store if that is more; the rest goes back to the OS, where it can. Writing to a page
- * that is there costs half of what a new one and a hole punched for the old one cost. */
+/* Kept to be used again, because writing to a page that is there costs half of what a new one and a hole punched for the old one cost: so much,
+ * or a quarter of the store if that is more. */
 #define FREE_PAGES 1024
 #define FREE_SHARE 4
 
+static uint64_t worth_keeping(const struct store *s)
+{
+    uint64_t share = s->end / FREE_SHARE, least = FREE_PAGES * (uint64_t)ms_os->page_size();
+    return share > least ? share : least;
+}
+
+/* Punching a hole costs 10 us and more, and interrupts every processor that the program runs on. So it is not done where space is given
+ * back, maybe in the middle of a take, but by ms_store_trim(). */
 static bool keep_space(struct store *s, const struct free_extent *e)
 {
-    uint64_t most = UINT64_MAX;
-    unsigned spare = 0;
+    bool spare = false;
     ms_lock(&s->lock);
-    if (ms_os->caps & OS_CAP_PUNCH) {
-        most = FREE_PAGES * (uint64_t)ms_os->page_size();
-        if (most < s->end / FREE_SHARE)
-            most = s->end / FREE_SHARE;
-    }
-    bool kept = s->free.bytes + e->len <= most && ms_freelist_put(&s->free, e, &spare);
+    bool kept = ms_freelist_put(&s->free, e, &spare);
     ms_unlock(&s->lock);
-    for (; kept && spare > 0; spare--)
+    if (kept && spare)
         segment_unref(e->segment);
     return kept;
+}
+
+void ms_store_trim(struct store *s)
+{
+    struct free_extent e;
+    bool emptied;
+    if (s->kind != STORE_ANON || !(ms_os->caps & OS_CAP_PUNCH) || s->process != ms_process())
+        return;
+    ms_lock(&s->lock);
+    uint64_t most = worth_keeping(s);
+    bool excess = s->free.bytes > most;
+    while (excess && s->free.bytes > most / 4 * 3 && ms_freelist_take_any(&s->free, &e, &emptied)) {
+        ms_unlock(&s->lock);
+        ms_os->object_punch(&s->object, e.offset, e.len);
+        if (emptied)
+            segment_unref(e.segment);
+        ms_lock(&s->lock);
+    }
+    ms_unlock(&s->lock);
 }
 
 void ms_reclaim_flush(struct reclaim *r)

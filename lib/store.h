@@ -19,6 +19,10 @@ struct segment {
     refcount refs;      /* one per chunk, one while it is the store's current segment */
     uint64_t offset, len;
     char *window;       /* NULL: could not be mapped, or not safe to */
+    /* freelist.c's, under the store's lock. */
+    uint64_t *free_bits;        /* one for each page; NULL: none was free yet */
+    size_t free_pages;
+    size_t free_from;           /* no page before this one is free */
 };
 
 /* Counts the stores of a family that are alive: each has a reference, and so has whoever counts. */
@@ -50,6 +54,9 @@ int ms_store_new(enum store_kind kind, struct census *census, struct store **out
 int ms_store_of_file(const struct os_object *object, size_t pages, bool window, struct chunk **out);
 struct store *ms_store_ref(struct store *s);
 void ms_store_unref(struct store *s);
+
+/* Gives free space beyond what is worth keeping back to the OS. Takes its time: not for where somebody waits. */
+void ms_store_trim(struct store *s);
 
 /* A chunk of its own space, to be filled by its maker before anyone else sees it. stale: it may be space used before, whose old bytes
  * the maker overwrites to the last; else it reads as zeros. */

@@ -41,6 +41,7 @@ static void view_free(struct memsnap_view *v)
 void ms_view_destroy(struct memsnap_view *v)
 {
     ms_mapping_close(&v->mapping);
+    ms_pool_trim(v->pool);
     ms_pool_unref(v->pool);
     ms_lot_unref(v->lot);
     view_free(v);

@@ -10,62 +10,120 @@
 
 /* ---- free space ------------------------------------------------------------------------------------------------------ */
 
-static unsigned put(struct freelist *f, uint64_t offset, uint64_t len, struct segment *g)
+/* Offsets and lengths in pages. True: the list had a reference to the segment. */
+static bool put(struct freelist *f, uint64_t offset, uint64_t len, struct segment *g)
 {
-    struct free_extent e = {offset, len, g};
-    unsigned spare = 77;
+    struct free_extent e = {offset * page, len * page, g};
+    bool spare = false;
     g_assert_true(ms_freelist_put(f, &e, &spare));
     return spare;
 }
 
-static bool have(struct freelist *f, uint64_t len, uint64_t *offset)
+/* Whether so many pages can be had, and where; *emptied: they were the segment's last. */
+static bool have(struct freelist *f, uint64_t len, uint64_t *offset, bool *emptied)
 {
     struct free_extent e;
-    bool emptied;
-    if (!ms_freelist_take(f, len, &e, &emptied))
+    if (!ms_freelist_take(f, len * page, &e, emptied))
         return false;
-    g_assert_cmpuint(e.len, ==, len);
-    *offset = e.offset;
+    g_assert_cmpuint(e.len, ==, len * page);
+    *offset = e.offset / page;
     return true;
+}
+
+static struct segment segment_of(uint64_t first, uint64_t pages)
+{
+    return (struct segment){.offset = first * page, .len = pages * page};
 }
 
 /* In whatever order neighbours come back, in the end they are one. */
 static void test_neighbours_merge(void)
 {
     static const int orders[][3] = {{0, 1, 2}, {0, 2, 1}, {1, 0, 2}, {1, 2, 0}, {2, 0, 1}, {2, 1, 0}};
-    struct segment g = {0};
     for (size_t i = 0; i < G_N_ELEMENTS(orders); i++) {
+        struct segment g = segment_of(1000, 400);
         struct freelist f = {0};
         uint64_t at;
-        unsigned spare = 0;
+        bool emptied;
         for (int k = 0; k < 3; k++)
-            spare += put(&f, (uint64_t)orders[i][k] * 100, 100, &g);
-        g_assert_cmpuint(spare, ==, 2);
-        g_assert_cmpuint(f.bytes, ==, 300);
-        g_assert_true(have(&f, 300, &at));
-        g_assert_cmpuint(at, ==, 0);
+            g_assert_cmpint(put(&f, 1050 + (uint64_t)orders[i][k] * 100, 100, &g), ==, k > 0);
+        g_assert_cmpuint(f.bytes, ==, 300 * page);
+        g_assert_false(have(&f, 301, &at, &emptied));
+        g_assert_true(have(&f, 300, &at, &emptied) && emptied);
+        g_assert_cmpuint(at, ==, 1050);
         g_assert_cmpuint(f.bytes, ==, 0);
-        g_assert_false(have(&f, 1, &at));
+        g_assert_false(have(&f, 1, &at, &emptied));
         ms_os->free(f.v);
+        ms_os->free(g.free_bits);
     }
 }
 
 static void test_segments_stay_apart(void)
 {
-    struct segment a = {0}, b = {0};
+    struct segment a = segment_of(0, 100), b = segment_of(100, 200);
     struct freelist f = {0};
     uint64_t at;
-    g_assert_cmpuint(put(&f, 0, 100, &a), ==, 0);
-    g_assert_cmpuint(put(&f, 100, 100, &b), ==, 0);
-    g_assert_false(have(&f, 101, &at));
-    g_assert_cmpuint(put(&f, 200, 100, &b), ==, 1);
-    g_assert_true(have(&f, 150, &at));
+    bool emptied;
+    g_assert_false(put(&f, 0, 100, &a));
+    g_assert_false(put(&f, 100, 100, &b));
+    g_assert_false(have(&f, 101, &at, &emptied));
+    g_assert_true(put(&f, 200, 100, &b));
+    g_assert_true(have(&f, 150, &at, &emptied) && !emptied);
     g_assert_cmpuint(at, ==, 100);
-    g_assert_true(have(&f, 100, &at));
+    g_assert_true(have(&f, 100, &at, &emptied) && emptied);
     g_assert_cmpuint(at, ==, 0);
-    g_assert_true(have(&f, 50, &at));
+    g_assert_true(have(&f, 50, &at, &emptied) && emptied);
     g_assert_cmpuint(at, ==, 250);
     ms_os->free(f.v);
+    ms_os->free(a.free_bits);
+    ms_os->free(b.free_bits);
+}
+
+/* Against a plain array, page by page. */
+static void test_free_space_model(void)
+{
+    enum { PAGES = 300, SEGMENTS = 3 };
+    struct segment g[SEGMENTS];
+    bool is_free[SEGMENTS * PAGES] = {false};
+    struct rng rng = {(uint64_t)g_test_rand_int()};
+    struct freelist f = {0};
+    size_t total = 0;
+    for (size_t i = 0; i < SEGMENTS; i++)
+        g[i] = segment_of(i * PAGES, PAGES);
+    for (int step = 0; step < 20000; step++) {
+        size_t i = rng_below(&rng, SEGMENTS), first = rng_below(&rng, PAGES), len = 1 + rng_below(&rng, least(PAGES - first, 9)), n = 0;
+        bool *at = is_free + i * PAGES + first, emptied;
+        struct free_extent e;
+        while (n < len && !at[n])
+            n++;
+        if (n && rng_below(&rng, 2)) {
+            put(&f, i * PAGES + first, n, &g[i]);
+            memset(at, true, n);
+            total += n;
+        } else if (rng_below(&rng, 8) ? ms_freelist_take(&f, len * page, &e, &emptied) : ms_freelist_take_any(&f, &e, &emptied)) {
+            size_t taken = (size_t)(e.len / page), from = (size_t)(e.offset / page);
+            for (size_t k = 0; k < taken; k++) {
+                g_assert_true(is_free[from + k]);
+                is_free[from + k] = false;
+            }
+            g_assert_true(e.segment == &g[from / PAGES] && (from + taken - 1) / PAGES == from / PAGES);
+            total -= taken;
+            g_assert_cmpint(emptied, ==, memchr(is_free + from / PAGES * PAGES, true, PAGES) == NULL);
+        }
+        g_assert_cmpuint(f.bytes, ==, total * page);
+    }
+    /* What is not to be had is not there. */
+    for (size_t k = 0, run = 0; k < SEGMENTS * PAGES; k++) {
+        run = k % PAGES && is_free[k] ? run + 1 : is_free[k];
+        uint64_t where;
+        bool emptied;
+        if (run == 2) {
+            g_assert_true(have(&f, 2, &where, &emptied));
+            break;
+        }
+    }
+    ms_os->free(f.v);
+    for (size_t i = 0; i < SEGMENTS; i++)
+        ms_os->free(g[i].free_bits);
 }
 
 /* ---- chunks ------------------------------------------------------------------------------------------------------------ */
@@ -201,6 +259,7 @@ int main(int argc, char **argv)
     test_init(&argc, &argv);
     test_add("neighbours-merge", test_neighbours_merge, 0);
     test_add("segments-stay-apart", test_segments_stay_apart, 0);
+    test_add("free-space-model", test_free_space_model, 0);
     test_add("reuse", test_reuse, 0);
     test_add("end-of-offsets", test_end_of_offsets, 0);
     test_add("lot-of-one-image", test_lot_of_one_image, 0);
