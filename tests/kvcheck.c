@@ -118,6 +118,8 @@ static void flush(struct connection *c)
     for (size_t at = 0; at < c->queued;) {
         ssize_t n = send(c->fd, c->out + at, c->queued - at, MSG_NOSIGNAL);
 
+        if (n < 0 && errno == EINTR)
+            continue;
         if (n < 0)
             fail(2, "the server does not take requests: %s", strerror(errno));
         at += (size_t)n;
@@ -158,8 +160,11 @@ static void queue_set(struct connection *c, const char *key, const char *value, 
 static char next_byte(struct connection *c)
 {
     if (c->start == c->end) {
-        ssize_t n = recv(c->fd, c->in, sizeof c->in, 0);
+        ssize_t n;
 
+        do      /* a socket with a time limit is interrupted in spite of SA_RESTART */
+            n = recv(c->fd, c->in, sizeof c->in, 0);
+        while (n < 0 && errno == EINTR);
         if (n == 0)
             fail(2, "the server closed the connection");
         if (n < 0)

@@ -367,7 +367,7 @@ static int copy_ahead(void)
 {
     uint64_t before = UINT64_MAX;
 
-    for (unsigned round = 0; round < 5; round++) {
+    for (unsigned round = 0; round < 8; round++) {
         memsnap_snapshot *ahead;
         uint64_t start = now_us();
         int error = memsnap_view_take_snapshot(server.view, 0, &ahead);
@@ -376,7 +376,7 @@ static int copy_ahead(void)
             return error;
         memsnap_snapshot_unref(ahead);
         uint64_t took = now_us() - start;
-        if (took < 2000 || took > before / 4 * 3)
+        if (took < 1000 || took > before / 4 * 3)
             break;                  /* little is left, or it does not get less */
         before = took;
     }
