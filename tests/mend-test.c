@@ -29,6 +29,20 @@ static memsnap_snapshot *two_runs(memsnap_snapshot *zero, unsigned char *data, u
     return s;
 }
 
+/* A child that differs in so many pages that going there maps anew, and shares the others. */
+static memsnap_snapshot *half_changed(memsnap_snapshot *parent, const unsigned char *data, unsigned char **now)
+{
+    memsnap_view *v = view(parent);
+    *now = g_memdup2(data, 80 * page);
+    for (size_t p = 0; p < 20; p++)
+        (*now)[p * page] = bytes(v)[p * page] ^= 1;
+    for (size_t p = 64; p < 80; p++)
+        (*now)[p * page] = bytes(v)[p * page] ^= 1;
+    memsnap_snapshot *s = take(v);
+    memsnap_view_unref(v);
+    return s;
+}
+
 /* A take of a view in the middle of things is what the view holds, or -EIO. */
 static void check_take(memsnap_view *v, size_t size)
 {
@@ -49,28 +63,34 @@ static void check_take(memsnap_view *v, size_t size)
 static void test_restore_to_cut_short(void)
 {
     size_t size = 80 * page;
-    unsigned char *zeros = g_malloc0(size), *data = g_malloc(size);
-    memsnap_snapshot *zero = snap_zero(size), *s = two_runs(zero, data, 1);
-    for (size_t i = 0; i < 2 * G_N_ELEMENTS(how_many); i++) {
-        memsnap_snapshot *base = i % 2 ? s : zero, *target = i % 2 ? zero : s;
+    struct {
+        memsnap_snapshot *s;
+        unsigned char *data;
+    } of[3] = {{snap_zero(size), g_malloc0(size)}, {NULL, g_malloc(size)}, {NULL, NULL}};
+    of[1].s = two_runs(of[0].s, of[1].data, 1);
+    of[2].s = half_changed(of[1].s, of[1].data, &of[2].data);
+    for (size_t i = 0; i < 12 * G_N_ELEMENTS(how_many); i++) {
+        unsigned kinds = i % 12 < 6 ? FAULT_ALL & ~FAULT_BIT(FAULT_PROTECT) : FAULT_BIT(FAULT_MAP_OVER) | FAULT_BIT(FAULT_OBJECT_READ);
+        size_t from = i % 3, to = (from + 1 + i / 3 % 2) % 3;
+        memsnap_snapshot *base = of[from].s, *target = of[to].s;
         for (size_t n = 0, fired = 1; fired; n++) {
             memsnap_view *v = view(base);
-            fault_arm(FAULT_ALL & ~FAULT_BIT(FAULT_PROTECT), n, how_many[i / 2], FAULT_TYPICAL);
+            fault_arm(kinds, n, how_many[i / 12], FAULT_TYPICAL);
             int r = memsnap_view_restore_to(v, target);
             fired = fault_fired();
             fault_disarm();
             check_take(v, size);
             if (r < 0)
                 assert_ok(memsnap_view_restore(v));
-            assert_same(bytes(v), (r < 0) == (base == s) ? data : zeros, size);
+            assert_same(bytes(v), of[r < 0 ? from : to].data, size);
             memsnap_view_unref(v);
             g_assert_cmpuint(n, <, 500);
         }
     }
-    memsnap_snapshot_unref(s);
-    memsnap_snapshot_unref(zero);
-    g_free(zeros);
-    g_free(data);
+    for (size_t i = 0; i < G_N_ELEMENTS(of); i++) {
+        memsnap_snapshot_unref(of[i].s);
+        g_free(of[i].data);
+    }
 }
 
 /* Changes after which one of the next restores finds it cheaper to drop all pages. */
@@ -138,6 +158,34 @@ static void test_closed_when_torn(void)
     memsnap_snapshot_unref(zero);
     g_free(zeros);
     g_free(data);
+}
+
+/* Until it is put back a torn view shows what it was, what it was to be, or zeros, and nothing that came to be stored there since. */
+static void test_torn_shows_no_others(void)
+{
+    size_t size = 80 * page;
+    unsigned char *data = g_malloc(size), *stranger = pattern(size, 77);
+    memsnap_snapshot *zero = snap_zero(size);
+    for (size_t n = 0; n < 8; n++) {
+        memsnap_snapshot *s = two_runs(zero, data, 1);
+        memsnap_view *v = view(zero), *w = view(zero);
+        fault_arm(FAULT_BIT(FAULT_MAP_OVER) | FAULT_BIT(FAULT_OBJECT_READ), n, FAULT_FOR_EVER, FAULT_TYPICAL);
+        int r = memsnap_view_restore_to(v, s);
+        fault_disarm();
+        memsnap_snapshot_unref(s);
+        memcpy(bytes(w), stranger, size);       /* where the pages of s were, if nobody has them any more */
+        memsnap_snapshot *t = take(w);
+        for (size_t at = 0; at < size; at += page) {
+            bool own = memcmp(bytes(v) + at, data + at, page) == 0;
+            g_assert_true(own || (r < 0 && all_zero(bytes(v) + at, page)));
+        }
+        memsnap_view_unref(v);
+        memsnap_view_unref(w);
+        memsnap_snapshot_unref(t);
+    }
+    memsnap_snapshot_unref(zero);
+    g_free(data);
+    g_free(stranger);
 }
 
 /* ---- mutable views ------------------------------------------------------------------------------------------------------- */
@@ -367,16 +415,46 @@ static void test_protected_in_part(void)
     memsnap_snapshot_unref(s);
 }
 
+/* The library looks at pages that nobody may look at, and leaves them as they were. */
+static void test_protected_after_looks(void)
+{
+    size_t size = 40 * page, cursor = 0;
+    memsnap_snapshot *s = snap_pattern(size, 1), *t = NULL;
+    struct memsnap_range r;
+    for (int mutable = 0; mutable < 2; mutable++) {
+        memsnap_view *v = mutable ? view_mut(s) : view(s);
+        bytes(v)[5 * page] ^= 1;
+        if (mutable)
+            memsnap_snapshot_unref(snap_clone(s));
+        bytes(v)[6 * page] ^= 1;
+        assert_ok(memsnap_view_protect(v, 4 * page, 4 * page, MEMSNAP_ACCESS_NONE));
+        for (int i = 0; i < 3; i++) {
+            if (i == 1)
+                g_assert_cmpint(memsnap_view_dirty(v, &cursor, &r, 1), ==, !mutable);
+            else if (memsnap_view_take_snapshot(v, i == 2 ? MEMSNAP_TAKE_ATOMIC : 0, &t) == 0)
+                t = memsnap_snapshot_unref(t);
+            for (size_t p = 3; p < 9; p++)
+                g_assert_cmpint(access_of(bytes(v) + p * page), ==,
+                                p == 3 || p == 8 ? MEMSNAP_ACCESS_READ | MEMSNAP_ACCESS_WRITE : 0);
+            cursor = 0;
+        }
+        memsnap_view_unref(v);
+    }
+    memsnap_snapshot_unref(s);
+}
+
 int main(int argc, char **argv)
 {
     test_init(&argc, &argv);
     test_add("restore-to-cut-short", test_restore_to_cut_short, TEST_SOURCES);
     test_add("restore-cut-short", test_restore_cut_short, TEST_SOURCES);
     test_add("closed-when-torn", test_closed_when_torn, TEST_SOURCES);
+    test_add("torn-shows-no-others", test_torn_shows_no_others, 0);
     test_add("roll-back-cut-short", test_roll_back_cut_short, TEST_SOURCES);
     test_add("torn-freeze", test_torn_freeze, 0);
     test_add("file-that-shrinks", test_file_that_shrinks, 0);
     test_add("not-inherited-after-all", test_not_inherited_after_all, 0);
+    test_add("protected-after-looks", test_protected_after_looks, 0);
     test_add("protected-in-part", test_protected_in_part, 0);
     return g_test_run();
 }

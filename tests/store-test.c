@@ -242,7 +242,12 @@ static void test_lot_of_one_image(void)
     g_assert_false(ms_lot_wants(l, before));
     g_assert_false(ms_lot_park(l, &v));
     v.mapping.base = now;
+    ms_lot_set_most(l, 0);
+    g_assert_false(ms_lot_park(l, &v));
+    ms_lot_set_most(l, 1);
     g_assert_true(ms_lot_park(l, &v));
+    struct memsnap_view second = {.mapping.base = now};
+    g_assert_false(ms_lot_park(l, &second));
     g_assert_null(ms_lot_take(l, before, 0));
     g_assert_null(ms_lot_take(l, now, MEMSNAP_VIEW_COPY));
     g_assert_true(ms_lot_take(l, now, 0) == &v);

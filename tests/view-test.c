@@ -914,6 +914,42 @@ static void test_recycling_count(void)
 }
 
 /* Thousands of holders, none of whom finds anything of another: bytes, protections, the tail of the last page. */
+/* The second of two takes stores what was changed since the first. */
+static void test_take_after_take(void)
+{
+    size_t size = 100 * page;
+    memsnap_snapshot *s = snap_pattern(size, 1);
+    memsnap_view *v = view(s);
+    fill(bytes(v), 40 * page, 2);
+    memsnap_snapshot *first = take(v);
+    fill(bytes(v) + 50 * page, 2 * page, 3);
+    memsnap_snapshot *second = take(v);
+    assert_content(second, bytes(v), size);
+    memsnap_view_unref(v);
+    g_assert_cmpuint(snap_stats(second).exclusive_bytes, ==, 2 * page);
+    memsnap_snapshot_unref(first);
+    memsnap_snapshot_unref(second);
+    memsnap_snapshot_unref(s);
+}
+
+/* An image in more pieces than a view may have mappings. */
+static void test_many_runs(void)
+{
+    size_t runs = on_valgrind() ? 40 : 1500, size = runs * 10 * page;
+    memsnap_snapshot *zero = snap_zero(size);
+    memsnap_view *v = view(zero);
+    for (size_t i = 0; i < runs; i++)
+        fill(bytes(v) + i * 10 * page, (4 + i % 3) * page, i);
+    memsnap_snapshot *s = take(v);
+    memsnap_view *w = view(s);
+    assert_same(bytes(w), bytes(v), size);
+    g_assert_cmpuint(view_stats(w).mappings, <=, 1024);
+    memsnap_view_unref(v);
+    memsnap_view_unref(w);
+    memsnap_snapshot_unref(s);
+    memsnap_snapshot_unref(zero);
+}
+
 /* What waits keeps 1 MiB at the most of its own, copies of the image included. */
 static void test_recycling_is_bounded(void)
 {
@@ -1101,6 +1137,8 @@ int main(int argc, char **argv)
     test_add("view-at-refused", test_view_at_refused, 0);
     test_add("view-at-pointers", test_view_at_pointers, 0);
     test_add("recycling-count", test_recycling_count, 0);
+    test_add("take-after-take", test_take_after_take, TEST_SOURCES);
+    test_add("many-runs", test_many_runs, 0);
     test_add("recycling-is-bounded", test_recycling_is_bounded, 0);
     test_add("recycling-carries-nothing-over", test_recycling_carries_nothing_over, TEST_SOURCES);
     test_add("recycling-follows-the-snapshot", test_recycling_follows_the_snapshot, TEST_SOURCES);
