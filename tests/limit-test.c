@@ -1146,6 +1146,42 @@ static void test_drop_in_one(void)
     }
     child_run(drop_in_one, NULL);
 }
+/* What one side stores through a mutable view after a fork the other does not see, whoever had the pages to himself before. */
+static void store_in_one(void *arg)
+{
+    struct inherited i = {.size = 100 * page};
+    (void)arg;
+    i.data = g_malloc(i.size);
+    for (int opened_before = 0; opened_before < 2; opened_before++) {
+        fill(i.data, i.size, 1);
+        i.t = snap(i.data, i.size);
+        if (opened_before)
+            memsnap_view_unref(view_mut(i.t));
+        g_assert_cmpint(pipe(i.told), ==, 0);
+        pid_t pid = fork();
+        if (pid == 0) {
+            outlive_parent(&i);
+            child_exit(0);
+        }
+        memsnap_view *m = view_mut(i.t);
+        memset(bytes(m), 5, i.size);
+        g_assert_cmpint(write(i.told[1], "", 1), ==, 1);
+        wait_for(pid);
+        memset(i.data, 5, i.size);
+        memsnap_view_unref(m);
+        check_bytes(&i);
+        memsnap_snapshot_unref(i.t);
+        close(i.told[0]);
+        close(i.told[1]);
+    }
+    g_free(i.data);
+}
+
+static void test_store_in_one(void)
+{
+    child_run(store_in_one, NULL);
+}
+
 
 /* A family that lives for ever, of whose members each lives from one fork to the next but one: what is dropped is given back. */
 static void test_fork_and_drop(void)
@@ -1245,6 +1281,7 @@ int main(int argc, char **argv)
     test_add("fork-and-keep", test_fork_and_keep, 0);
     test_add("many-stores", test_many_stores, 0);
     test_add("full-file-system", test_full_file_system, 0);
+    test_add("store-in-one", test_store_in_one, 0);
     test_add("drop-in-one", test_drop_in_one, 0);
     test_add("grandchildren", test_grandchildren, 0);
     test_add("fork-with-writer", test_fork_with_writer, 0);
