@@ -1039,6 +1039,35 @@ static void test_fork(void)
     g_free(data);
 }
 
+/* What is synced, in order: 'f' for a file, 'd' for a directory. */
+static char synced[16];
+
+/* In place of the C library's, which programs may do. */
+int fsync(int fd)
+{
+    struct stat st;
+    size_t n = strlen(synced);
+    if (fstat(fd, &st) == 0 && n + 1 < sizeof synced)
+        synced[n] = S_ISDIR(st.st_mode) ? 'd' : 'f';
+    return (int)syscall(SYS_fsync, fd);
+}
+
+/* The file, then its name; or nothing, if that is wished. */
+static void test_synced(void)
+{
+    memsnap_snapshot *s = snap_pattern(20 * page, 1);
+    char *path = temp_path("synced");
+    for (int again = 0; again < 2; again++) {
+        memset(synced, 0, sizeof synced);
+        assert_ok(memsnap_snapshot_save(s, path, MEMSNAP_SAVE_NOSYNC));
+        g_assert_cmpstr(synced, ==, "");
+        assert_ok(memsnap_snapshot_save(s, path, 0));
+        g_assert_cmpstr(synced, ==, "fd");
+    }
+    g_free(path);
+    memsnap_snapshot_unref(s);
+}
+
 int main(int argc, char **argv)
 {
     test_init(&argc, &argv);
@@ -1072,6 +1101,7 @@ int main(int argc, char **argv)
     test_add("save/killed-anew", test_killed_anew, 0);
     test_add("save/leftover", test_leftover, 0);
     test_add("save/named", test_named, 0);
+    test_add("save/synced", test_synced, 0);
     test_add("save/fork", test_fork, 0);
     return g_test_run();
 }
