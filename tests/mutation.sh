@@ -1,0 +1,329 @@
+#!/bin/sh
+# Do the tests notice when the library is broken? Copies the tree, breaks one place of lib/ at a time, and runs test programs until one
+# fails. Prints which test noticed; mutants that nobody noticed are listed at the end, and make it fail.
+#
+#   tests/mutation.sh [-nq] [-b DIRECTORY] [TEXT...]
+#
+#   -n    only look whether every mutation still applies, and compiles nothing
+#   -q    run only the programs that are likely to notice, and not the rest of them if they do not
+#   -b    build there and keep it; default: a temporary directory
+#   TEXT  only mutations whose description has one of the texts in it
+#
+# Takes an hour: not part of make check.
+set -u
+src=$(cd "$(dirname "$0")/.." && pwd)
+dry=
+quick=
+work=
+while getopts nqb: option; do
+    case $option in
+    q) quick=yes ;;
+    n) dry=yes ;;
+    b) work=$OPTARG ;;
+    *) exit 2 ;;
+    esac
+done
+shift $((OPTIND - 1))
+newline='
+'
+texts=$(IFS=$newline; echo "$*")
+
+# Those that a mutation does not name come after those that it does; each is given this many seconds.
+# The one about swapped pages is run where swap space can be made.
+programs="image bytes store lie api crate mutable view delta export file save os death cost mend model fault thread limit signal"
+[ -z "$quick" ] || programs=
+seconds=180
+
+say()
+{
+    echo "$(date +%H:%M:%S) $*"
+}
+
+die()
+{
+    echo "mutation.sh: $*" >&2
+    exit 2
+}
+
+if [ -z "$work" ]; then
+    work=$(mktemp -d "${TMPDIR:-/tmp}/memsnap-mutation-XXXXXX") || exit 2
+    trap 'rm -rf "$work"' EXIT
+    trap 'exit 2' INT TERM HUP
+fi
+mkdir -p "$work/tree" || exit 2
+(cd "$src" && tar cf - --exclude=./build --exclude=./.git --exclude=./.ci/logs .) | (cd "$work/tree" && tar xf -) || die "cannot copy"
+
+# build TARGET...: in the copy; its output is kept for when it fails.
+build()
+{
+    make -C "$work/build" "$@" >"$work/make.log" 2>&1
+}
+
+if [ -z "$dry" ]; then
+    mkdir -p "$work/build"
+    if [ ! -f "$work/build/Makefile" ]; then
+        say "configuring"
+        [ -x "$work/tree/configure" ] || (cd "$work/tree" && ./bootstrap) >"$work/make.log" 2>&1 || die "bootstrap: $work/make.log"
+        (cd "$work/build" && ../tree/configure --enable-tests --disable-shared CFLAGS='-O2 -g') >"$work/make.log" 2>&1 ||
+            die "configure: $work/make.log"
+    fi
+    say "building"
+    build && build check TESTS= || die "the tree does not build as it is: $work/make.log"
+fi
+
+total=0
+noticed=0
+unnoticed=
+broken=
+
+# The test that failed, by the TAP in $work/out: the one that says so, else the one that came after the last that was well.
+culprit()
+{
+    awk '
+        /^not ok/ { sub(/^not ok ([0-9]+ )?/, ""); sub(/ - .*/, ""); print; found = 1; exit }
+        /^ok/ { last = $0; sub(/^ok [0-9]+ /, "", last) }
+        END { if (!found) print last == "" ? "before the first test" : "after " last }' "$work/out"
+}
+
+# 0: the first program that fails names the test in $by. 1: none does. 2: it does not compile.
+run_tests()
+{
+    tried=
+    for t in $* $programs; do
+        case " $tried " in *" $t "*) continue ;; esac
+        tried="$tried $t"
+        build "tests/$t-test" || return 2
+        under=
+        [ "$t" != swap ] || under="sh ../tree/tests/with-swap.sh"
+        { (cd "$work/build" && srcdir=../tree $under timeout -k 5 $seconds "tests/$t-test" >"$work/out" 2>"$work/err" </dev/null); status=$?; } 2>/dev/null
+        case $status in 0 | 77) continue ;; esac
+        case $status in
+        124 | 137) by="$t-test, which hangs $(culprit)" ;;
+        *) by="$t-test, $(culprit)" ;;
+        esac
+        return 0
+    done
+    return 1
+}
+
+is_wanted()
+(
+    [ -n "$texts" ] || exit 0
+    IFS=$newline
+    for text in $texts; do
+        case $1 in *"$text"*) exit 0 ;; esac
+    done
+    exit 1
+)
+
+if [ -z "$dry$quick" ]; then
+    say "running the tests on the library as it is"
+    run_tests && die "they fail: $by; see $work/out and $work/err"
+fi
+
+# mutate DESCRIPTION FILE SED-EXPRESSION TESTS: one mutant. TESTS: programs that are likely to notice, without -test.
+mutate()
+{
+    is_wanted "$1" || return 0
+    total=$((total + 1))
+    file=$work/tree/lib/$2
+    cp -p "$file" "$work/original" || die "no lib/$2"
+    sed "$3" "$work/original" >"$work/mutant" || die "$1: bad expression"
+    if cmp -s "$work/original" "$work/mutant"; then
+        say "$1: DOES NOT APPLY ANY MORE (lib/$2)"
+        broken="$broken
+    $1 (lib/$2)"
+        return 0
+    fi
+    [ -z "$dry" ] || return 0
+    cp "$work/mutant" "$file"
+    run_tests "$4"
+    case $? in
+    0)
+        noticed=$((noticed + 1))
+        say "$1: noticed by $by"
+        ;;
+    1)
+        say "$1: NOT NOTICED"
+        unnoticed="$unnoticed
+    $1 (lib/$2)"
+        ;;
+    *)
+        say "$1: DOES NOT COMPILE (lib/$2)"
+        broken="$broken
+    $1 (lib/$2)"
+        ;;
+    esac
+    cp "$work/original" "$file"
+    touch "$file"
+}
+
+# ---- the radix tree -----------------------------------------------------------------------------
+
+mutate "the last child of a block is forgotten" image.c 's/child_index(b, b.end - 1) + 1;/child_index(b, b.end - 1);/' image
+mutate "a slot takes no reference to what replaces it" image.c '/^static void slot_replace/,/^}/s/slots_ref(&by, 1);//' image
+mutate "a slot gives no reference back" image.c '/^static void slot_drop/,/^}/s/ms_chunk_unref(s->chunk, r);/(void)r;/' image
+mutate "an edit changes nodes that others share" image.c '/^static int slot_own/,/^}/s/is_node(s) \&\& ms_ref_count(.*) == 1)/is_node(s))/' image
+mutate "runs of other chunks count as continuing" image.c '/^void ms_image_run/,/^}/s/if (!slot_same(c.slot, &wanted))/if (c.slot->page == IS_NODE)/' image
+mutate "nodes are never collapsed" image.c '/^static void slot_collapse/,/^}/s/if (is_node(&v\[0\]))/if (s)/' image
+mutate "a chunk that others refer to counts as exclusive" image.c 's/ms_ref_count(&i->refs) != 1 || ms_chunk_refs(root->chunk) != 1/ms_ref_count(\&i->refs) != 1/' "image mutable"
+mutate "an image that others refer to counts as exclusive" image.c 's/ms_ref_count(&i->refs) != 1 || ms_chunk_refs(root->chunk) != 1/ms_chunk_refs(root->chunk) != 1/' "image mutable"
+mutate "a difference ends one page early" image.c '/^bool ms_image_differs/,/^}/s/\*pages = d.end - d.first;/*pages = d.end - d.first > 1 ? d.end - d.first - 1 : 1;/' image
+mutate "shared nodes count as this image's own" image.c '/^static int census_take/,/^}/s/exclusive = exclusive .*;//' image
+
+# ---- chunks, stores, free space -----------------------------------------------------------------
+
+mutate "the forks counter is ignored when space is given back" store.c 's/ && c->forks == ms_forks()//' limit
+mutate "a child gives back its parent's space" store.c 's/ && c->store->process == ms_process() && c->forks == ms_forks()//' limit
+mutate "space still in use is given back with a chunk" store.c '/^static void reclaim_add/,/^}/s/r->len = len;/r->len = len + ms_os->page_size();/' "view model"
+mutate "reused space stays free" freelist.c '/^bool ms_freelist_take/,/^}/s/from->offset += len;//' "view model"
+mutate "free space reaches across segments" freelist.c 's/a->segment == b->segment && //' "view model"
+mutate "used space is handed out where zeros were asked for" store.c 's/if (!stale || !reuse(/if (!reuse(/' "mutable model"
+mutate "offsets of a store wrap around" store.c 's/if (offset > INT64_MAX || len > INT64_MAX - offset)/if (!len)/' store
+mutate "a store grows by setting its length" store.c 's/return e < 0 || now >= c->offset + len ? e : write_all(c, "", 1, len - 1);/return e < 0 || now >= c->offset + len ? e : ms_os->object_grow(\&c->store->object, c->offset + len);/' thread
+mutate "allocating takes no lock" store.c '/^static int anon_allocate/,/^}/{s/ms_lock(&s->lock);//;s/ms_unlock(&s->lock);//;}' thread
+mutate "the end of the last page is not cleared in what is taken" store.c '/^int ms_batch_add/,/^}/s/if (len < whole)/if (len > whole)/' "view mutable"
+mutate "writes that do not adjoin go out as one" store.c '/^int ms_batch_add/,/^}/s/ && b->offset + b->len == c->offset//' view
+mutate "a segment's window is never unmapped" store.c '/^static void segment_unref/,/^}/s/if (g->window)/if (!g)/' api
+mutate "a store keeps its descriptor" store.c '/^void ms_store_unref/,/^}/s/ms_os->object_close(&s->object);/(void)s;/' api
+mutate "a file that became shorter is not noticed" store.c 's/return e < 0 ? e : now < size ? -EIO : 0;/return e;/' mend
+mutate "space is not asked for before it is mapped" store.c '/^int ms_chunk_prepare_shared/,/^}/s/return e < 0 ? e : ms_os->object_commit.*/return e;/' "mutable limit"
+mutate "a family has one store for ever, forks or not" pool.c 's/ || s->forks == ms_forks() || ms_census_stores(p->census) >= MOST_STORES/ || p/' limit
+mutate "a child appends to its parent's store" pool.c 's/if (s->process != ms_process())/if (!s)/' limit
+mutate "every chunk is the first of its segment" store.c '/^static int anon_allocate/,/^}/s/s->used += bytes;//' "view model"
+mutate "heap pages are not freed" store.c '/^void ms_chunk_unref/,/^}/s/heap_release(c);/(void)c;/' api
+
+# ---- what is dirty ------------------------------------------------------------------------------
+
+mutate "swapped pages are skipped by PAGEMAP_SCAN" os/pagemap.c 's/what == PAGEMAP_PRESENT ? PAGE_IS_PRESENT : PAGE_IS_PRESENT | PAGE_IS_SWAPPED/PAGE_IS_PRESENT/' swap
+mutate "swapped pages are skipped in the pagemap file" os/pagemap.c 's/(entry & (ENTRY_PRESENT | ENTRY_SWAPPED))/(entry \& ENTRY_PRESENT)/' swap
+mutate "the self-test of the pagemap is skipped" os/pagemap.c 's/return is_honest(source) ? ask/return source < OS_SOURCES ? ask/' lie
+mutate "the self-test believes any answer" os/pagemap.c 's/verdict = answer == TEST_PATTERN ? HONEST : USELESS;/verdict = HONEST;/' lie
+mutate "a child asks its parent's pagemap" os/pagemap.c 's/bool inherited = pagemap.process != ms_process();/bool inherited = false;/' "os limit"
+mutate "more regions are asked for than the kernel counts right" os/pagemap.c 's/REGIONS = 512, ENTRIES/REGIONS = 2048, ENTRIES/' "os view"
+mutate "a scan forgets the last run of each call" os/pagemap.c '/^static bool add_run/,/^}/s/if (\*n == max)/if (*n + 1 == max)/' "os view"
+mutate "all of the last page counts" dirty.c 's/return page + 1 == m->pages ? m->size - page \* ps : ps;/return m ? ps + 0 * page : 0;/' "view mutable"
+mutate "a candidate is dirty without a comparison" dirty.c '/^int ms_dirty_next/,/^}/s/if (!ms_bytes_equal(.*)/if (bytes || true)/' view
+mutate "a run is read from its beginning" dirty.c 's/r->run.chunk_page + page - r->run.first, 1/r->run.chunk_page, 1/' view
+mutate "equality ends one byte early" bytes.c '/^static bool is_equal/,/^}/s/i < len;/i + 1 < len;/' bytes
+mutate "equality looks at half a block" bytes.c 's/return load(a + at) ^ load(b + at);/return load(a + at \/ 2) ^ load(b + at \/ 2);/' bytes
+mutate "bytes are compared by memcmp" bytes.c '/^bool ms_bytes_equal/,/^}/s/equal = is_equal(a, b, len);/equal = (is_equal)(a, b, 0) \&\& memcmp(a, b, len) == 0;/' bytes
+
+# ---- collecting ---------------------------------------------------------------------------------
+
+mutate "a take ignores the take before" collect.c 's/= m->latest ? m->latest : m->base;/= m->base;/' view
+mutate "zero pages are stored" collect.c '/^static int collect_page/,/^}/s/if (ms_bytes_equal(data, NULL, bytes))/if (!data)/' view
+mutate "pages written back to the base are stored" collect.c '/^static int collect_page/,/^}/s/if (ms_bytes_equal(data, old, bytes))/if (!data)/' view
+mutate "protected pages are looked at as they are" collect.c '/^int ms_collect/,/^}/s/e = ms_mapping_lift(m);/e = 0;/' "view mutable"
+mutate "protections are not put back after a take" collect.c 's/ms_mapping_lower(m);//' mend
+mutate "a torn mapping is taken" collect.c 's/if (m->torn)/if (!m)/' mend
+mutate "neighbours in the view count as neighbours in the image" collect.c 's/c->first + c->pages == page && c->data + c->bytes == data/c->first + c->pages <= page/' view
+mutate "the last batch stays unwritten" collect.c '/^static int finish/,/^}/s/e = ms_batch_flush(&c->batch);/e = 0;/' view
+
+# ---- mapping ------------------------------------------------------------------------------------
+
+mutate "a freeze maps shared again" mapping.c '/^int ms_mapping_freeze/,/^}/s/OS_PRIVATE/OS_SHARED_WRITE/' mutable
+mutate "a failed freeze does not put the shared mapping back" mapping.c '/^int ms_mapping_freeze/,/^}/s/ms_os->map_over(.*OS_SHARED_WRITE);//' mend
+mutate "a freeze forgets the protections" mapping.c '/^int ms_mapping_freeze/,/^}/s/put_protections_back(m);/(void)put_protections_back;/' "death mutable"
+mutate "a freeze forgets that children must not inherit" mapping.c '/^int ms_mapping_freeze/,/^}/s/renew_advice(m);//' death
+mutate "a new base keeps the old takes" mapping.c '/^void ms_mapping_set_base/,/^}/s/m->latest = NULL;/m->latest = ms_image_ref(old);/' "view model"
+mutate "what is not mapped is not copied in" mapping.c '/^static int finish_open/,/^}/s/copy_where_differs(m, m->base, 0, m->pages)/0/' view
+mutate "an exchange copies nothing in" mapping.c '/^int ms_mapping_exchange/,/^}/s/e = copy_where_differs(m, i, 0, m->pages);/e = 0;/' view
+mutate "an exchange cut short is not known to be" mapping.c '/^static int exchange_in_steps/,/^}/s/m->torn = true;//' mend
+mutate "a cut exchange keeps what it had mapped before" mapping.c '/^static int exchange_in_steps/,/^}/{s/ms_image_unref(m->mapped);//;s/m->mapped = ms_image_ref(mapped);/(void)mapped;/;}' mend
+mutate "a protection that came in part stays" mapping.c '/^int ms_mapping_protect/,/^}/s/put_protections_back(m);//' mend
+mutate "a view takes any number of mappings" mapping.c 's/#define MOST_MAPPINGS 1024/#define MOST_MAPPINGS 1000000/' "view limit"
+mutate "views are mapped shared" mapping.c '/^static int open_planned/,/^}/s/OS_PRIVATE/OS_SHARED_WRITE/' view
+mutate "the writer is mapped private" mapping.c '/^int ms_mapping_open_shared/,/^}/s/OS_SHARED_WRITE/OS_PRIVATE/' mutable
+mutate "protections are forgotten without being undone" mapping.c '/^int ms_mapping_unprotect/,/^}/s/int e = ms_os->protect(.*);/int e = 0;/' view
+mutate "the rest of a range that is cut in two is lost" protection.c '/^static size_t cut/,/^}/s/tail.first = end;//' "view death"
+
+# That parked views are not poisoned would be noticed under a checker only (death-test, parked).
+
+# ---- restoring and recycling --------------------------------------------------------------------
+
+mutate "the last block of a page is not restored" restore.c '/^static bool put_page/,/^}/s/at < ps;/at < ps - BLOCK;/' view
+mutate "a restore keeps the old takes" restore.c '/^int ms_restore(/,/^}/{s/ms_image_unref(m->latest);//;s/m->latest = NULL;//;}' "view model"
+mutate "restore_to copies dirty pages only" restore.c '/^static int copy_to/,/^}/s/e = copy_differences(&p, d);/(void)copy_differences;/' view
+mutate "restore_to keeps the protections" restore.c '/^int ms_restore_to/,/^}/s/int e = ms_mapping_unprotect(m);/int e = 0;/' view
+mutate "a restore that failed half way is called done" restore.c "/^int ms_restore(/,/^}/s/if (e == 0 || m->torn)/if (e == 0)/" mend
+mutate "a recycled view is not restored" view.c 's/ || restore_ordinary(m) < 0)/)/' view
+mutate "a recycled view keeps any number of pages" view.c 's/m->kept_pages > MOST_PARKED_PAGES/m->kept_pages > SIZE_MAX - 1/' view
+mutate "a parked view is opened with other flags" lot.c 's/ && l->first->mapping.flags == flags//' view
+mutate "views of another image are parked" lot.c '/^bool ms_lot_park/,/^}/s/l->image == v->mapping.base && //' store
+mutate "views of another image are taken from the lot" lot.c '/^struct memsnap_view \*ms_lot_take/,/^}/s/ && l->image == i//' store
+mutate "one view too many is parked" lot.c '/^bool ms_lot_park/,/^}/s/l->n < l->most/l->n <= l->most/' store
+mutate "the lot is not locked" lot.c '/^struct memsnap_view \*ms_lot_take/,/^}/{s/ms_lock(&l->lock);//;s/ms_unlock(&l->lock);//;}' thread
+
+# ---- the writer ---------------------------------------------------------------------------------
+
+mutate "stores behind the end of the image stay" writer.c 's/if (!s->writer.tail_unknown)/if (s)/' mutable
+mutate "the parent's writer is used in a child" writer.c 's/return (w->leased || w->mapping.no_fork) && w->process != ms_process();/return !w;/' "limit death mutable"
+mutate "a child that was not given a writer's memory is not told" writer.c 's/(w->leased || w->mapping.no_fork) && /w->leased \&\& /' mend
+mutate "a closed writer stays torn" writer.c 's/w->mapping.torn && !w->leased ? ms_restore(&w->mapping) : 0;/0;/' mend
+mutate "a direct writer is not frozen" writer.c '/^int ms_writer_settle/,/^}/s/int e = ms_mapping_freeze(&w->mapping, w->chunk);/int e = 0;/' mutable
+mutate "a chunk from before a fork is written to" writer.c '/^static bool is_ours/,/^}/s/ && c->forks == ms_forks()//' limit
+mutate "a chunk is gathered into though others refer to it" writer.c 's/ || u.exclusive_pages != u.stored_pages//' mutable
+mutate "a closed writer's memory is not inherited" writer.c '/^void ms_writer_release/,/^}/s/ms_os->advise(.*OS_FORK);//' limit
+mutate "what was collected is not the base" writer.c '/^static int collect_shadow/,/^}/s/ms_mapping_set_base(&w->mapping, i);//' mutable
+mutate "an atomic take does not stop the writers" writer.c 's/bool gated = atomic && w->leased;/bool gated = atomic \&\& !w->leased;/' mutable
+mutate "two mutable views at a time" writer.c '/^int ms_writer_open/,/^}/s/if (w->leased)/if (!w)/' mutable
+mutate "parked views keep a writer from being direct" writer.c '/^int ms_writer_open/,/^}/s/ms_lot_set_image(s->lot, NULL);//' "mutable view"
+mutate "holes are not punched when the image is gathered again" writer.c '/^static int write_run/,/^}/s/return ms_os->object_punch(.*);/return 0;/' mutable
+
+# ---- the system ---------------------------------------------------------------------------------
+
+mutate "a store can shrink" os/linux.c 's/fcntl(fd, F_ADD_SEALS, F_SEAL_SHRINK);//' os
+mutate "a file without seals counts as sealed" os/saving.c 's/ || seals < 0 || / || /' export
+mutate "what was stored behind a memfd's end is adopted" file.c 's/ && has_zero_tail(file, size, pages);/;/' file
+mutate "an exported descriptor can be written to" os/saving.c 's/#define ALL_SEALS (F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_WRITE | F_SEAL_SEAL)/#define ALL_SEALS (F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL)/' export
+mutate "a save renames before the file is synced" os/saving.c 's/e = finish_writing(file->fd, sync);/e = finish_writing(file->fd, false);/' save
+mutate "a save does not sync the directory" os/saving.c 's/if (e == 0 && sync)$/if (e == 0 \&\& !p)/' save
+mutate "a replaced file's permissions are lost" os/saving.c 's/if (e == 0 && p->exists)/if (e == 0 \&\& !p)/' save
+mutate "a failed save leaves its temporary file" os/saving.c '/^void ms_save_abandon/,/^}/s/remove_temporary(s->place);//' "save os"
+mutate "another file under the descriptor's number is believed" os/files.c 's/if ((uint64_t)st->st_dev != o->dev .*/if (!o)/' "limit os"
+mutate "the limit of file sizes is met the hard way" os/files.c 's/return end > limit.rlim_cur ? -EFBIG : 0;/return 0;/' "limit os"
+mutate "a short write counts as whole" os/files.c '/^int ms_object_write/,/^}/s/advance(&v, &n, &skip, (size_t)done);/n = 0;/' "os save"
+mutate "descriptors 0 to 2 are used" os/files.c 's/if (fd > 2 || fd < 0)/if (fd >= -1)/' "limit os"
+mutate "what is behind the end of a file is left as it was in the buffer" os/files.c '/^int ms_object_read/,/^}/s/fill_with_zeros(v, n, skip);/(void)fill_with_zeros;/' "os file"
+mutate "EPERM is an input or output error" os/posix.c 's/case EPERM: case ETXTBSY:/case ETXTBSY:/' os
+mutate "too many mappings are too little memory" os/posix.c 's/if (e == ENOMEM && mappings_exhausted())/if (!e \&\& mappings_exhausted())/' "limit os"
+mutate "a fork does not wait for threads inside the library" os/lock.c '/^static void before_fork/,/^}/s/pthread_rwlock_wrlock(&gate);//;/^static void in_parent/,/^}/s/pthread_rwlock_unlock(&gate);//;/^static void in_child/,/^}/s/pthread_rwlock_unlock(&gate);//' "thread limit"
+mutate "a gate looks only at what is present when it is closed" os/gate.c 's/c->blind = mark_candidates(g, false, true) < 0;/c->blind = false;/' "os view mutable"
+mutate "a gate does not stop anybody" os/gate.c '/^static int protect_range/,/^}/s/r = write_protect(g);/(void)write_protect;/' "os thread"
+mutate "a gate takes swapped pages for absent ones" os/gate.c 's/bool swap = swap_exists();/bool swap = swap_exists() \&\& !g;/;s/if (r == 0 && !swap && swap_exists())/if (r < -1000)/;s/mark_candidates(g, false, true) < 0/false/' swap
+mutate "a look at whether a range is tracked takes its first page" os/track.c 's/PAGEMAP_TRACKED, &v, 1)/PAGEMAP_WRITTEN, \&v, 1)/' mutable
+mutate "tracking goes on after a take that failed" writer.c 's/ms_mapping_untrack(&w->mapping);        .*//' "fault mutable"
+mutate "tracking is believed after an exchange" mapping.c '/^static void forget_properties/,/^}/s/m->tracked = false;//' mutable
+mutate "signals stay blocked behind a gate" os/gate.c '/^void ms_gate_open/,/^}/s/pthread_sigmask(.*);//' "os thread"
+
+# ---- saving and deltas --------------------------------------------------------------------------
+
+mutate "a delta's data is not checked" delta.c 's/if (e == 0 && ms_crc32c(0, data, len) != delta_get32(sums + 4))/if (e == 0 \&\& !data)/' delta
+mutate "a delta's table is not checked" delta.c 's/return ms_crc32c(0, l->table, len) == r->table_sum ? 0 : -EBADMSG;/return 0;/' delta
+mutate "a delta's header is not checked" delta.c 's/ || delta_get32(p + 60) != ms_crc32c(0, p, DELTA_HEADER - 4)//' delta
+mutate "a delta applies to any base" delta.c 's/return e < 0 ? e : ms_crc32c(0, l->old_block, len) == sum ? 0 : -EINVAL;/return e;/' delta
+mutate "a delta's records may overlap" delta.c 's/r->first < next || //' delta
+mutate "what follows a delta's last record is ignored" delta.c 's/return e < 0 ? e : l->offset == l->file_size ? 0 : -EBADMSG;/return e;/' delta
+mutate "a checksum skips its last byte" crc32c.c '/^static uint32_t by_instruction/,/^}/s/len > 0; len--/len > 1; len--/' delta
+mutate "a mapped file that was cut is saved as zeros" save.c 's/return e < 0 ? e : now < need ? -EIO : 0;/return e;/' save
+mutate "zero pages are written out" save.c 's/if (!ms_bytes_equal(p + done, NULL, n))/if (n)/' save
+
+# ---- the interface ------------------------------------------------------------------------------
+
+mutate "a take does not look at whose lease it is" view.c '/^static int take(/,/^}/s/if (s && v->process != ms_process())/if (!v)/' limit
+mutate "unknown flags are ignored" view.c 's/if (!v || !out || flags & ~MEMSNAP_TAKE_ATOMIC)/if (!v || !out)/' api
+mutate "a failed clone leaks the image" snapshot.c '/^int memsnap_snapshot_clone/,/^}/s/ms_image_unref(i);//' api
+mutate "closing changes errno" view.c '/^memsnap_view \*memsnap_view_unref/,/^}/s/errno = keep;/errno = 0 * keep;/' "api view"
+mutate "ranges reach beyond the image" view.c '/^static int gather_ranges/,/^}/s/v\[n - 1\].len = m->size - v\[n - 1\].offset;//' view
+
+# ---- the end ------------------------------------------------------------------------------------
+
+if [ -n "$dry" ]; then
+    echo "$total mutations"
+else
+    echo "$noticed of $total mutants noticed"
+    [ -z "$unnoticed" ] || echo "not noticed:$unnoticed"
+fi
+[ -z "$broken" ] || echo "no longer applicable:$broken"
+[ -z "$unnoticed$broken" ]
