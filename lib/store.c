@@ -489,7 +489,7 @@ static int try_huge(struct chunk *c, const void *data, const struct os_object *f
     if (huge_part(size) && !(flags & MEMSNAP_HUGE_NEVER))
         e = fill_huge(c, data, file, size, done);
     if (e < 0 && flags & MEMSNAP_HUGE_REQUIRE)
-        return e == -EFBIG || e == -ENOMEM || e == -EIO ? e : -ENOTSUP;
+        return e;
     return 0;
 }
 

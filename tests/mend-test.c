@@ -327,6 +327,31 @@ static void test_file_that_shrinks(void)
     }
 }
 
+/* ---- huge pages -------------------------------------------------------------------------------------------------------- */
+
+/* Whoever insists on huge pages is told what is missing: that they cannot be had is for good, other things are not. */
+static void test_no_huge_pages_now(void)
+{
+    static const struct {
+        unsigned kind;
+        int error;
+    } faults[] = {{FAULT_MAP_OVER, -EMLINK}, {FAULT_OBJECT_WRITE, -ENOSPC}, {FAULT_OBJECT_GROW, -EFBIG}, {FAULT_COLLAPSE, -ENOTSUP}};
+    size_t size = 4 * MIB;
+    unsigned char *data = pattern(size, 1);
+    memsnap_snapshot *s = NULL;
+    int r = memsnap_snapshot_new(data, size, MEMSNAP_HUGE_REQUIRE | config.flags, &s);
+    memsnap_snapshot_unref(s);
+    if (r == -ENOTSUP)
+        test_skip("huge pages cannot be had");
+    for (size_t i = 0; r == 0 && i < G_N_ELEMENTS(faults); i++) {
+        memsnap_snapshot *out = UNTOUCHED;
+        fault_arm(FAULT_BIT(faults[i].kind), 0, 1, FAULT_TYPICAL);
+        assert_refused(memsnap_snapshot_new(data, size, MEMSNAP_HUGE_REQUIRE, &out), faults[i].error, out);
+        fault_disarm();
+    }
+    g_free(data);
+}
+
 /* ---- forked children ------------------------------------------------------------------------------------------------------ */
 
 struct inheritance {
@@ -453,6 +478,7 @@ int main(int argc, char **argv)
     test_add("roll-back-cut-short", test_roll_back_cut_short, TEST_SOURCES);
     test_add("torn-freeze", test_torn_freeze, 0);
     test_add("file-that-shrinks", test_file_that_shrinks, 0);
+    test_add("no-huge-pages-now", test_no_huge_pages_now, 0);
     test_add("not-inherited-after-all", test_not_inherited_after_all, 0);
     test_add("protected-after-looks", test_protected_after_looks, 0);
     test_add("protected-in-part", test_protected_in_part, 0);
