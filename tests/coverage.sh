@@ -1,6 +1,6 @@
 #!/bin/sh
-# Sums up what the tests just run have executed of lib/: lines and branches per file, and every line not reached in
-# coverage/not-reached.txt.
+# Sums up what the tests just run have executed of lib/: lines and branches per file and in total, and every line not reached in
+# coverage/not-reached.txt. doc/coverage.txt says why those are not.
 set -u
 : "${GCOV:=gcov}"
 
@@ -29,7 +29,7 @@ awk '
         }
         close("sort")
         if (!n) exit 1
-        printf format, "all", n, sprintf("%.2f%%", 100 * hit / n), b, b ? sprintf("%.2f%%", 100 * taken / b) : "-"
+        printf format, "total", n, sprintf("%.2f%%", 100 * hit / n), b, b ? sprintf("%.2f%%", 100 * taken / b) : "-"
     }' coverage/report.txt | tee coverage/summary.txt
 awk -F: '
     /Source:/ { file = $4; sub(/.*lib\//, "lib/", file) }

@@ -452,15 +452,17 @@ static void test_protected_after_looks(void)
         if (mutable)
             memsnap_snapshot_unref(snap_clone(s));
         bytes(v)[6 * page] ^= 1;
-        assert_ok(memsnap_view_protect(v, 4 * page, 4 * page, MEMSNAP_ACCESS_NONE));
+        assert_ok(memsnap_view_protect(v, 4 * page, 9 * page, MEMSNAP_ACCESS_NONE));
+        assert_ok(memsnap_view_protect(v, 8 * page, 2 * page, MEMSNAP_ACCESS_WRITE));       /* cuts it in two */
         for (int i = 0; i < 3; i++) {
             if (i == 1)
                 g_assert_cmpint(memsnap_view_dirty(v, &cursor, &r, 1), ==, !mutable);
             else if (memsnap_view_take_snapshot(v, i == 2 ? MEMSNAP_TAKE_ATOMIC : 0, &t) == 0)
                 t = memsnap_snapshot_unref(t);
-            for (size_t p = 3; p < 9; p++)
-                g_assert_cmpint(access_of(bytes(v) + p * page), ==,
-                                p == 3 || p == 8 ? MEMSNAP_ACCESS_READ | MEMSNAP_ACCESS_WRITE : 0);
+            for (size_t p = 3; p < 14; p++) {
+                bool all = p < 4 || p == 8 || p == 9 || p > 12;
+                g_assert_cmpint(access_of(bytes(v) + p * page), ==, all ? MEMSNAP_ACCESS_READ | MEMSNAP_ACCESS_WRITE : 0);
+            }
             cursor = 0;
         }
         memsnap_view_unref(v);

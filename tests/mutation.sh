@@ -236,7 +236,7 @@ mutate "a view takes any number of mappings" mapping.c 's/#define MOST_MAPPINGS 
 mutate "views are mapped shared" mapping.c '/^static int open_planned/,/^}/s/OS_PRIVATE/OS_SHARED_WRITE/' view
 mutate "the writer is mapped private" mapping.c '/^int ms_mapping_open_shared/,/^}/s/OS_SHARED_WRITE/OS_PRIVATE/' mutable
 mutate "protections are forgotten without being undone" mapping.c '/^int ms_mapping_unprotect/,/^}/s/int e = ms_os->protect(.*);/int e = 0;/' view
-mutate "the rest of a range that is cut in two is lost" protection.c '/^static size_t cut/,/^}/s/tail.first = end;//' "view death"
+mutate "the rest of a range that is cut in two is lost" protection.c '/^static size_t cut/,/^}/s/tail.first = end;//' mend
 
 # That parked views are not poisoned would be noticed under a checker only (death-test, parked).
 
