@@ -452,6 +452,7 @@ static void test_protected_after_looks(void)
         if (mutable)
             memsnap_snapshot_unref(snap_clone(s));
         bytes(v)[6 * page] ^= 1;
+        bytes(v)[11 * page] ^= 1;
         assert_ok(memsnap_view_protect(v, 4 * page, 9 * page, MEMSNAP_ACCESS_NONE));
         assert_ok(memsnap_view_protect(v, 8 * page, 2 * page, MEMSNAP_ACCESS_WRITE));       /* cuts it in two */
         for (int i = 0; i < 3; i++) {
