@@ -453,14 +453,14 @@ struct tally {
 };
 
 /* The chunks met so far, as a hash table with open addressing that is never more than half full. */
-struct census {
+struct inventory {
     struct tally *table;
     size_t room, used;      /* room is a power of two, or 0 */
     size_t extents;
     struct slot next;       /* what continues the extent met last; node and zero: none */
 };
 
-static struct tally *census_find(struct tally *table, size_t room, const struct chunk *c)
+static struct tally *inventory_find(struct tally *table, size_t room, const struct chunk *c)
 {
     uint64_t hash = (uint64_t)(uintptr_t)c * 0x9e3779b97f4a7c15u;
     size_t at = (size_t)(hash >> 32) & (room - 1);
@@ -469,52 +469,52 @@ static struct tally *census_find(struct tally *table, size_t room, const struct 
     return &table[at];
 }
 
-static int census_grow(struct census *census)
+static int inventory_grow(struct inventory *inventory)
 {
     enum { FIRST_ROOM = 16 };
-    size_t room = census->room > 0 ? census->room * 2 : FIRST_ROOM;
+    size_t room = inventory->room > 0 ? inventory->room * 2 : FIRST_ROOM;
     struct tally *table = ms_os->alloc(room * sizeof *table);
     if (!table)
         return -ENOMEM;
-    for (size_t i = 0; i < census->room; i++)
-        if (census->table[i].chunk)
-            *census_find(table, room, census->table[i].chunk) = census->table[i];
-    ms_os->free(census->table);
-    census->table = table;
-    census->room = room;
+    for (size_t i = 0; i < inventory->room; i++)
+        if (inventory->table[i].chunk)
+            *inventory_find(table, room, inventory->table[i].chunk) = inventory->table[i];
+    ms_os->free(inventory->table);
+    inventory->table = table;
+    inventory->room = room;
     return 0;
 }
 
-static int census_run(struct census *census, const struct slot *s, struct block b, bool exclusive)
+static int inventory_run(struct inventory *inventory, const struct slot *s, struct block b, bool exclusive)
 {
     if (!s->chunk) {
-        census->next = *s;
+        inventory->next = *s;
         return 0;
     }
-    if (!slot_same(s, &census->next))
-        census->extents++;
-    census->next = slot_from(s, b.end - b.first);
-    if (census->used >= census->room / 2) {
-        int error = census_grow(census);
+    if (!slot_same(s, &inventory->next))
+        inventory->extents++;
+    inventory->next = slot_from(s, b.end - b.first);
+    if (inventory->used >= inventory->room / 2) {
+        int error = inventory_grow(inventory);
         if (error)
             return error;
     }
-    struct tally *t = census_find(census->table, census->room, s->chunk);
+    struct tally *t = inventory_find(inventory->table, inventory->room, s->chunk);
     if (!t->chunk)
-        census->used++;
+        inventory->used++;
     t->chunk = s->chunk;
     t->slots += exclusive;
     return 0;
 }
 
-static int census_take(struct census *census, const struct slot *s, struct block b, bool exclusive)
+static int inventory_take(struct inventory *inventory, const struct slot *s, struct block b, bool exclusive)
 {
     if (!is_node(s))
-        return census_run(census, s, b, exclusive);
+        return inventory_run(inventory, s, b, exclusive);
     exclusive = exclusive && ms_ref_count(&s->node->refs) == 1;
     unsigned count = children(b);
     for (unsigned i = 0; i < count; i++) {
-        int error = census_take(census, &s->node->slots[i], child_block(b, i), exclusive);
+        int error = inventory_take(inventory, &s->node->slots[i], child_block(b, i), exclusive);
         if (error)
             return error;
     }
@@ -523,21 +523,21 @@ static int census_take(struct census *census, const struct slot *s, struct block
 
 int ms_image_usage(const struct image *i, size_t holders, struct image_usage *u)
 {
-    struct census census = { 0 };
-    int error = census_take(&census, &i->root, whole(i), ms_ref_count(&i->refs) == holders);
+    struct inventory inventory = { 0 };
+    int error = inventory_take(&inventory, &i->root, whole(i), ms_ref_count(&i->refs) == holders);
     if (error) {
-        ms_os->free(census.table);
+        ms_os->free(inventory.table);
         return error;
     }
-    *u = (struct image_usage){ .extents = census.extents, .chunks = census.used };
-    for (size_t n = 0; n < census.room; n++) {
-        const struct tally *t = &census.table[n];
+    *u = (struct image_usage){ .extents = inventory.extents, .chunks = inventory.used };
+    for (size_t n = 0; n < inventory.room; n++) {
+        const struct tally *t = &inventory.table[n];
         if (!t->chunk)
             continue;
         u->stored_pages += t->chunk->pages;
         if (t->slots == ms_chunk_refs(t->chunk))
             u->exclusive_pages += t->chunk->pages;
     }
-    ms_os->free(census.table);
+    ms_os->free(inventory.table);
     return 0;
 }
