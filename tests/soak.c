@@ -549,17 +549,26 @@ static void take_sample(double at)
     }
 }
 
+static void tell(const struct sample *s)
+{
+    fprintf(stderr, "%6.0f s: anon %.1f MiB, shmem %.1f MiB, objects %.1f MiB, %.0f mappings, %.0f descriptors\n", s->at, s->held[ANON],
+            s->held[SHMEM], s->held[OBJECTS], s->held[MAPPINGS], s->held[DESCRIPTORS]);
+}
+
+/* A machine that stood still leaves a gap, not a row of samples of one moment. */
 static void watch(void)
 {
-    uint64_t begun = now(), interval = MAX((uint64_t)seconds * 1000000000 / MOST_SAMPLES, 250000000);
-    for (uint64_t next = begun + interval; n_samples < MOST_SAMPLES && next <= begun + (uint64_t)seconds * 1000000000; next += interval) {
-        while (now() < next)
+    uint64_t begun = now(), all = (uint64_t)seconds * 1000000000, interval = MAX(all / MOST_SAMPLES, 250000000), next = interval;
+    while (n_samples < MOST_SAMPLES && next <= all) {
+        uint64_t at = now() - begun;
+        if (at < next) {
             usleep(20000);
-        take_sample((double)(next - begun) / 1e9);
-        const struct sample *s = &samples[n_samples - 1];
+            continue;
+        }
+        take_sample((double)at / 1e9);
         if (n_samples % 20 == 0)
-            fprintf(stderr, "%6.0f s: anon %.1f MiB, shmem %.1f MiB, objects %.1f MiB, %.0f mappings, %.0f descriptors\n", s->at,
-                    s->held[ANON], s->held[SHMEM], s->held[OBJECTS], s->held[MAPPINGS], s->held[DESCRIPTORS]);
+            tell(&samples[n_samples - 1]);
+        next = at - at % interval + interval;
     }
 }
 
