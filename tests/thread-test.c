@@ -189,7 +189,7 @@ static void *grow_the_family(void *arg)
     memsnap_snapshot *kept = NULL;
     unsigned char *buf = malloc(c->size);
     expect(w, buf);
-    for (unsigned long i = 0; i < 10 * rounds; i++) {
+    for (unsigned long i = 0; i < (on_valgrind() ? 2 : 10) * rounds; i++) {
         memsnap_snapshot *own = NULL, *t = NULL;
         memsnap_view *v = NULL;
         size_t at = (i + w->number) % 30 * page;
