@@ -289,7 +289,6 @@ mutate "what is behind the end of a file is left as it was in the buffer" os/fil
 mutate "EPERM is an input or output error" os/posix.c 's/case EPERM: case ETXTBSY:/case ETXTBSY:/' os
 mutate "too many mappings are too little memory" os/posix.c 's/if (e == ENOMEM && mappings_exhausted())/if (!e \&\& mappings_exhausted())/' "limit os"
 mutate "a fork does not wait for threads inside the library" os/lock.c '/^static void before_fork/,/^}/s/pthread_rwlock_wrlock(&gate);//;/^static void in_parent/,/^}/s/pthread_rwlock_unlock(&gate);//;/^static void in_child/,/^}/s/pthread_rwlock_unlock(&gate);//' "thread limit"
-mutate "a gate looks only at what is present when it is closed" os/gate.c 's/c->blind = mark_candidates(g, false, true) < 0;/c->blind = false;/' "os view mutable"
 mutate "a gate does not stop anybody" os/gate.c '/^static int protect_range/,/^}/s/r = write_protect(g);/(void)write_protect;/' "os thread"
 mutate "a gate takes swapped pages for absent ones" os/gate.c 's/bool swap = swap_exists();/bool swap = swap_exists() \&\& !g;/;s/if (r == 0 && !swap && swap_exists())/if (r < -1000)/;s/mark_candidates(g, false, true) < 0/false/' swap
 mutate "a look at whether a range is tracked takes its first page" os/track.c 's/PAGEMAP_TRACKED, &v, 1)/PAGEMAP_WRITTEN, \&v, 1)/' mutable
