@@ -70,8 +70,13 @@ static bool list(struct freelist *f, struct segment *g)
     return true;
 }
 
+/* A segment that could hold more pages than this (16 TiB of small ones) is not worth half a GiB of bits. */
+#define MOST_PAGES UINT32_MAX
+
 static bool prepare(struct freelist *f, struct segment *g)
 {
+    if (g->len / ms_os->page_size() > MOST_PAGES)
+        return false;
     if (!g->free_bits)
         g->free_bits = ms_os->alloc((segment_pages(g) / BITS + 1) * sizeof *g->free_bits);
     return g->free_bits && (g->free_pages || list(f, g));

@@ -307,16 +307,18 @@ size_t ms_chunk_refs(const struct chunk *c)
 static uint64_t worth_keeping(const struct store *s)
 {
     uint64_t share = s->end / FREE_SHARE, least = FREE_PAGES * (uint64_t)ms_os->page_size();
+    if (!(ms_os->caps & OS_CAP_PUNCH))
+        return UINT64_MAX;
     return share > least ? share : least;
 }
 
-/* Punching a hole costs 10 us and more, and interrupts every processor that the program runs on. So it is not done where space is given
- * back, maybe in the middle of a take, but by ms_store_trim(). */
+/* Punching a hole costs 10 us and more, and interrupts every processor that the program runs on. So it is not done where pages are given
+ * back, maybe in the middle of a take, but by ms_store_trim(); except for extents so large that one call is nothing beside them. */
 static bool keep_space(struct store *s, const struct free_extent *e)
 {
     bool spare = false;
     ms_lock(&s->lock);
-    bool kept = ms_freelist_put(&s->free, e, &spare);
+    bool kept = e->len <= worth_keeping(s) && ms_freelist_put(&s->free, e, &spare);
     ms_unlock(&s->lock);
     if (kept && spare)
         segment_unref(e->segment);
@@ -327,7 +329,7 @@ void ms_store_trim(struct store *s)
 {
     struct free_extent e;
     bool emptied;
-    if (s->kind != STORE_ANON || !(ms_os->caps & OS_CAP_PUNCH) || s->process != ms_process())
+    if (s->kind != STORE_ANON || s->process != ms_process())
         return;
     ms_lock(&s->lock);
     uint64_t most = worth_keeping(s);
