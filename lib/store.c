@@ -240,6 +240,8 @@ static int anon_allocate(struct store *s, struct chunk *c, bool stale)
             s->used += bytes;
         }
     }
+    if (e == 0)
+        s->live += bytes;
     ms_unlock(&s->lock);
     return e;
 }
@@ -300,13 +302,13 @@ size_t ms_chunk_refs(const struct chunk *c)
 }
 
 /* Kept to be used again, because writing to a page that is there costs half of what a new one and a hole punched for the old one cost: so much,
- * or a quarter of the store if that is more. */
+ * or a quarter of what is in use if that is more. */
 #define FREE_PAGES 1024
 #define FREE_SHARE 4
 
 static uint64_t worth_keeping(const struct store *s)
 {
-    uint64_t share = s->end / FREE_SHARE, least = FREE_PAGES * (uint64_t)ms_os->page_size();
+    uint64_t share = s->live / FREE_SHARE, least = FREE_PAGES * (uint64_t)ms_os->page_size();
     if (!(ms_os->caps & OS_CAP_PUNCH))
         return UINT64_MAX;
     return share > least ? share : least;
@@ -318,6 +320,7 @@ static bool keep_space(struct store *s, const struct free_extent *e)
 {
     bool spare = false;
     ms_lock(&s->lock);
+    s->live -= e->len;
     bool kept = e->len <= worth_keeping(s) && ms_freelist_put(&s->free, e, &spare);
     ms_unlock(&s->lock);
     if (kept && spare)

@@ -39,6 +39,7 @@ struct store {
     struct ms_lock lock;        /* guards the rest */
     uint64_t end;               /* of the last segment */
     uint64_t used;              /* bytes of the current segment handed out */
+    uint64_t live;              /* bytes in chunks */
     struct segment *current;    /* NULL: none yet */
     struct freelist free;       /* space of chunks that are gone, to be used again */
 };

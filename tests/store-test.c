@@ -259,12 +259,40 @@ static void test_lot_of_one_image(void)
     ms_image_unref(before);
 }
 
+/* However much a store has held in its life, what it keeps beside what is in use is bounded. */
+static void test_trim(void)
+{
+    enum { CHUNKS = 300, PAGES = 16, ROUNDS = 12 };
+    struct store *s = new_store();
+    struct chunk *live = filled(s, 8, 1);
+    if (s->kind == STORE_HEAP || !(config.os->caps & OS_CAP_PUNCH)) {
+        test_skip("free space cannot be given back to the system");
+    } else {
+        for (int round = 0; round < ROUNDS; round++) {
+            struct chunk *c[CHUNKS];
+            for (int i = 0; i < CHUNKS; i++)
+                c[i] = filled(s, PAGES, (uint64_t)i);
+            g_assert_cmpuint(s->live, ==, (CHUNKS * PAGES + 8) * page);
+            for (int i = 0; i < CHUNKS; i++)
+                unref_chunk(c[i * 7 % CHUNKS]);
+            g_assert_cmpuint(s->live, ==, 8 * page);
+            ms_store_trim(s);
+            g_assert_cmpuint(s->free.bytes, <=, 1024 * page);
+            g_assert_cmpuint(object_bytes(), <=, (1024 + 8 + 64) * page);
+        }
+        check_filled(live, 1);
+    }
+    unref_chunk(live);
+    ms_store_unref(s);
+}
+
 int main(int argc, char **argv)
 {
     test_init(&argc, &argv);
     test_add("neighbours-merge", test_neighbours_merge, 0);
     test_add("segments-stay-apart", test_segments_stay_apart, 0);
     test_add("free-space-model", test_free_space_model, 0);
+    test_add("trim", test_trim, 0);
     test_add("reuse", test_reuse, 0);
     test_add("end-of-offsets", test_end_of_offsets, 0);
     test_add("lot-of-one-image", test_lot_of_one_image, 0);
