@@ -12,76 +12,84 @@
 
 #include "annotate.h"
 
-/* A page in the cache: 115 ns, memcmp 77 ns, a loop over plain words 137 to 195 ns. Out of the cache all are the same. */
-typedef uint64_t vector __attribute__((vector_size(16)));
+/* Vectors of 32 bytes, which processors with AVX2 have and others make of two (SSE2, NEON). A page in the cache: 61 ns with AVX2, 111 ns
+ * without, memcmp 44 ns, a loop over plain words 137 to 195 ns. Out of the cache all are the same. */
+typedef uint64_t vector __attribute__((vector_size(32)));
 #define VECTOR sizeof(vector)
-#define BLOCK (8 * VECTOR)
+#define BLOCK (4 * VECTOR)
+#define INLINE static inline __attribute__((always_inline))
 
-/* Processors without vectors pass them in another way than those with. Nobody outside calls these functions. */
-#if defined __GNUC__ && !defined __clang__
-# pragma GCC diagnostic ignored "-Wpsabi"
-#endif
-
-static inline vector load(const char *p)
+/* By pointers: processors without such vectors pass them in another way than those with. b == NULL stands for zeros. */
+INLINE void add_difference(vector *sum, const char *a, const char *b, size_t at)
 {
-    vector v;
-    memcpy(&v, p, sizeof v);
-    return v;
+    vector x, y = {0};
+    memcpy(&x, a + at, sizeof x);
+    if (b)
+        memcpy(&y, b + at, sizeof y);
+    *sum |= x ^ y;
 }
 
-static inline vector differ_at(const char *a, const char *b, size_t at)
+INLINE bool blocks_differ(const char *a, const char *b)
 {
-    return load(a + at) ^ load(b + at);
+    vector sum = {0};
+    add_difference(&sum, a, b, 0);
+    add_difference(&sum, a, b, VECTOR);
+    add_difference(&sum, a, b, 2 * VECTOR);
+    add_difference(&sum, a, b, 3 * VECTOR);
+    return sum[0] | sum[1] | sum[2] | sum[3];
 }
 
-static bool blocks_differ(const char *a, const char *b)
-{
-    vector d = {0};
-    for (size_t at = 0; at < BLOCK; at += 4 * VECTOR)
-        d |= differ_at(a, b, at) | differ_at(a, b, at + VECTOR) | differ_at(a, b, at + 2 * VECTOR) | differ_at(a, b, at + 3 * VECTOR);
-    return d[0] | d[1];
-}
-
-static bool block_has_bits(const char *p)
-{
-    vector d = {0};
-    for (size_t at = 0; at < BLOCK; at += 4 * VECTOR)
-        d |= load(p + at) | load(p + at + VECTOR) | load(p + at + 2 * VECTOR) | load(p + at + 3 * VECTOR);
-    return d[0] | d[1];
-}
-
-static bool is_equal(const char *a, const char *b, size_t len)
+INLINE bool is_equal(const char *a, const char *b, size_t len)
 {
     unsigned rest = 0;
-    for (; len >= BLOCK; a += BLOCK, b += BLOCK, len -= BLOCK) {
-        if (blocks_differ(a, b))
+    size_t at = 0;
+    for (; len - at >= BLOCK; at += BLOCK) {
+        if (blocks_differ(a + at, b ? b + at : NULL))
             return false;
     }
-    for (size_t i = 0; i < len; i++)
-        rest |= (unsigned char)a[i] ^ (unsigned char)b[i];
+    for (; at < len; at++)
+        rest |= (unsigned char)a[at] ^ (b ? (unsigned char)b[at] : 0U);
     return !rest;
 }
 
-static bool is_zero(const char *p, size_t len)
+INLINE bool compare(const char *a, const char *b, size_t len)
 {
-    unsigned rest = 0;
-    for (; len >= BLOCK; p += BLOCK, len -= BLOCK) {
-        if (block_has_bits(p))
-            return false;
-    }
-    for (size_t i = 0; i < len; i++)
-        rest |= (unsigned char)p[i];
-    return !rest;
+    if (a == b)
+        return true;
+    if (!a)
+        return is_equal(b, NULL, len);
+    return b ? is_equal(a, b, len) : is_equal(a, NULL, len);
+}
+
+bool ms_bytes_equal_anywhere(const void *a, const void *b, size_t len)
+{
+    MS_LOOK_BEGIN();
+    bool equal = compare(a, b, len);
+    MS_LOOK_END();
+    return equal;
+}
+
+#if defined __x86_64__ && defined __GNUC__
+
+__attribute__((target("avx2")))
+static bool equal_by_avx2(const void *a, const void *b, size_t len)
+{
+    MS_LOOK_BEGIN();
+    bool equal = compare(a, b, len);
+    MS_LOOK_END();
+    return equal;
 }
 
 bool ms_bytes_equal(const void *a, const void *b, size_t len)
 {
-    bool equal;
-    MS_LOOK_BEGIN();
-    if (a && b)
-        equal = is_equal(a, b, len);
-    else
-        equal = a == b || is_zero(a ? a : b, len);
-    MS_LOOK_END();
-    return equal;
+    return __builtin_cpu_supports("avx2") ? equal_by_avx2(a, b, len) : ms_bytes_equal_anywhere(a, b, len);
 }
+
+#else
+
+bool ms_bytes_equal(const void *a, const void *b, size_t len)
+{
+    return ms_bytes_equal_anywhere(a, b, len);
+}
+
+#endif
