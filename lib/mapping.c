@@ -21,15 +21,31 @@
 struct plan {
     struct run *v;
     size_t n, room;
+    struct run one;             /* what v is until there are more: most images are one run */
 };
+
+static void plan_begin(struct plan *p)
+{
+    p->v = &p->one;
+    p->n = 0;
+    p->room = 1;
+}
+
+static void plan_end(struct plan *p)
+{
+    if (p->v != &p->one)
+        ms_os->free(p->v);
+}
 
 static int plan_add(struct plan *p, struct run r)
 {
     if (p->n == p->room) {
-        size_t room = 2 * p->room + 8;
-        struct run *v = ms_os->realloc(p->v, room * sizeof *v);
+        size_t room = 8 * p->room;
+        struct run *v = ms_os->realloc(p->v == &p->one ? NULL : p->v, room * sizeof *v);
         if (!v)
             return -ENOMEM;
+        if (p->v == &p->one)
+            v[0] = p->one;
         p->v = v;
         p->room = room;
     }
@@ -160,11 +176,17 @@ struct reads {
     struct os_iov v[128];
 };
 
+/* v is not cleared: two KiB that hardly any opening needs. */
+static void reads_begin(struct reads *r)
+{
+    r->n = 0;
+    r->len = 0;
+}
+
 static int reads_flush(struct reads *r)
 {
     int e = r->n ? ms_os->object_read(&r->store->object, r->v, r->n, r->offset) : 0;
-    r->n = 0;
-    r->len = 0;
+    reads_begin(r);
     return e;
 }
 
@@ -208,11 +230,12 @@ static int copy_in(struct mapping *m, const struct image *i, size_t first, size_
 
 static int copy_where_differs(struct mapping *m, const struct image *i, size_t first, size_t end)
 {
-    struct reads reads = {0};
+    struct reads reads;
     size_t pages;
     int e = 0;
     if (m->mapped == i || first >= end)
         return 0;
+    reads_begin(&reads);
     while (e == 0 && ms_image_differs(m->mapped, i, first, end, &first, &pages)) {
         e = copy_in(m, i, first, pages, &reads);
         first += pages;
@@ -292,7 +315,8 @@ static int finish_open(struct mapping *m)
 
 int ms_mapping_open(struct mapping *m, struct image *i, size_t size, unsigned flags, void *at)
 {
-    struct plan plan = {0};
+    struct plan plan;
+    plan_begin(&plan);
     describe(m, size, flags);
     int e = plan_make(&plan, i, flags);
     if (e == 0)
@@ -304,7 +328,7 @@ int ms_mapping_open(struct mapping *m, struct image *i, size_t size, unsigned fl
         m->mappings = ms_max(plan.n, 1);
         e = finish_open(m);
     }
-    ms_os->free(plan.v);
+    plan_end(&plan);
     if (e < 0)
         ms_mapping_close(m);
     return e;
@@ -418,8 +442,9 @@ static void forget_properties(struct mapping *m)
 /* Runs of the plan that could not be mapped (the process ran out of mappings just now) are copied. */
 static int map_or_copy(struct mapping *m, const struct plan *p, struct image *i)
 {
-    struct reads reads = {0};
+    struct reads reads;
     int e;
+    reads_begin(&reads);
     size_t k = plan_map(p, m->address, &e);
     if (k == p->n)
         return 0;
@@ -458,7 +483,8 @@ static int exchange_at_once(struct mapping *m, const struct plan *p, struct imag
 
 int ms_mapping_exchange(struct mapping *m, struct image *i)
 {
-    struct plan plan = {0};
+    struct plan plan;
+    plan_begin(&plan);
     struct image *mapped = NULL;
     int e = plan_make(&plan, i, m->flags);
     if (e == 0)
@@ -476,7 +502,7 @@ int ms_mapping_exchange(struct mapping *m, struct image *i)
         m->torn = e < 0;
     }
     ms_image_unref(mapped);
-    ms_os->free(plan.v);
+    plan_end(&plan);
     return e;
 }
 
