@@ -292,11 +292,9 @@ struct difference {
     size_t first, end;
 };
 
-/* True: the stretch ended in this block. */
+/* Goes on in a block whose slots are not the same. True: the stretch ended there. */
 static bool difference_extend(const struct slot *a, const struct slot *b, struct block at, struct difference *d)
 {
-    if (slot_same(a, b))
-        return d->found;
     size_t from = max_size(at.first, d->page), to = min_size(at.end, d->limit);
     if (!is_node(a) && !is_node(b)) {
         if (!d->found)
@@ -308,7 +306,7 @@ static bool difference_extend(const struct slot *a, const struct slot *b, struct
     unsigned last = child_index(at, to - 1);
     for (unsigned i = child_index(at, from); i <= last; i++) {
         struct slot of_a = slot_child(a, at, i), of_b = slot_child(b, at, i);
-        if (difference_extend(&of_a, &of_b, child_block(at, i), d))
+        if (slot_same(&of_a, &of_b) ? d->found : difference_extend(&of_a, &of_b, child_block(at, i), d))
             return true;
     }
     return false;
@@ -321,7 +319,8 @@ bool ms_image_differs(const struct image *a, const struct image *b, size_t page,
     if (page >= limit)
         return false;
     struct difference d = { .page = page, .limit = limit };
-    difference_extend(&a->root, &b->root, whole(a), &d);
+    if (!slot_same(&a->root, &b->root))
+        difference_extend(&a->root, &b->root, whole(a), &d);
     if (!d.found)
         return false;
     *first = d.first;
