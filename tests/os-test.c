@@ -1882,6 +1882,88 @@ static void test_without_userfaultfd(void)
 {
     run_in_child(check_without_userfaultfd);
 }
+
+/* ---- what was written ---------------------------------------------------------------------------- */
+
+/* What is reported as written is what was, each page once; max runs a call. */
+static void check_written(const char *p, size_t pages, size_t max, const bool *expected)
+{
+    uintptr_t start = (uintptr_t)p, cursor = start, end = start + pages * page, last = start;
+    struct os_range *v = g_new0(struct os_range, max);
+    bool *found = g_new0(bool, pages);
+    while (cursor < end) {
+        uintptr_t from = cursor;
+        int n = os->written(&cursor, end, v, max);
+        g_assert_cmpint(n, >=, 0);
+        g_assert_cmpuint((size_t)n, <=, max);
+        g_assert_true(cursor > from && cursor <= end);
+        for (int i = 0; i < n; i++) {
+            g_assert_true(v[i].start >= last && v[i].end > v[i].start && v[i].end <= cursor);
+            last = v[i].end;
+            for (uintptr_t at = v[i].start; at < v[i].end; at += page)
+                found[(at - start) / page] = true;
+        }
+    }
+    for (size_t i = 0; i < pages; i++)
+        g_assert_cmpint(found[i], ==, expected[i]);
+    g_free(found);
+    g_free(v);
+}
+
+/* Writes so many runs of up to `longest` pages, and reads a page beside each. */
+static void write_runs(char *p, size_t pages, int runs, int longest, bool *written)
+{
+    for (int i = 0; i < runs; i++) {
+        size_t first = (size_t)g_test_rand_int_range(0, (int)pages), n = (size_t)g_test_rand_int_range(1, longest + 1);
+        for (size_t k = first; k < first + n && k < pages; k++) {
+            p[k * page]++;
+            written[k] = true;
+        }
+        read_pages(p + (first + 7) % pages * page, 1);
+    }
+}
+
+/* A range of which `tenths` are private, then few, some, many stores. */
+static void check_written_share(const struct os_object *o, size_t pages, int tenths)
+{
+    static const struct {
+        int runs, longest;
+        size_t max;
+    } rounds[] = {{0, 1, 512}, {1, 1, 512}, {20, 3, 1}, {200, 1, 3}, {3, 5000, 512}, {3000, 2, 512}, {1, 1, 7}, {0, 1, 1}};
+    char *p = map_object(o, pages * page, OS_PRIVATE);
+    bool *expected = g_new0(bool, pages);
+    for (size_t i = 0; i < pages; i++) {
+        expected[i] = g_test_rand_int_range(0, 10) < tenths;
+        if (expected[i])
+            p[i * page] = 1;
+    }
+    g_assert_cmpint(os->track(p, pages * page), ==, 0);
+    check_written(p, pages, 512, expected);
+    for (size_t i = 0; i < G_N_ELEMENTS(rounds); i++) {
+        memset(expected, 0, pages * sizeof *expected);
+        write_runs(p, pages, rounds[i].runs, rounds[i].longest, expected);
+        check_written(p, pages, rounds[i].max, expected);
+    }
+    os->untrack(p, pages * page);
+    g_assert_cmpint(os->written(&(uintptr_t){(uintptr_t)p}, (uintptr_t)p + page, &(struct os_range){0}, 1), <, 0);
+    os->unmap(p, pages * page);
+    g_free(expected);
+}
+
+static void test_written(void)
+{
+    enum { PAGES = 20000 };
+    if (os->track(NULL, 0) < 0) {
+        g_test_skip("stores cannot be noticed here");
+        return;
+    }
+    struct os_object o = full_object(PAGES);
+    for (int tenths = 0; tenths <= 10; tenths += 5)
+        check_written_share(&o, PAGES, tenths);
+    check_written_share(&o, PAGES, 1);
+    check_written_share(&o, 1, 10);
+    os->object_close(&o);
+}
 #endif
 
 static void test_no_gate(void)
@@ -2049,6 +2131,7 @@ static const struct {
     {"gate-descriptors", test_gate_descriptors, LINUX},
     {"gate-blind", test_gate_blind, LINUX},
     {"without-userfaultfd", test_without_userfaultfd, LINUX},
+    {"written", test_written, LINUX},
 #endif
     {"no-gate", test_no_gate, POSIX},
     {"lock", test_lock, ANY},

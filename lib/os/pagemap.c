@@ -120,28 +120,38 @@ static int scan_call(struct pm_scan_arg *arg)
     return -ENOTSUP;
 }
 
+/* What is returned is the same for all pages of a query, so that present and swapped ones make one run. */
+#define OURS PAGE_IS_FILE
+static const struct {
+    uint64_t flags, inverted, all, any, returned;
+} queries[] = {
+    [PAGEMAP_PRESENT] = {0, OURS, OURS, PAGE_IS_PRESENT, OURS},
+    [PAGEMAP_PRIVATE] = {0, OURS, OURS, PAGE_IS_PRESENT | PAGE_IS_SWAPPED, OURS},
+    [PAGEMAP_TRACKED] = {PM_SCAN_CHECK_WPASYNC, OURS, OURS, PAGE_IS_PRESENT | PAGE_IS_SWAPPED, OURS},
+    [PAGEMAP_WRITTEN] = {PM_SCAN_CHECK_WPASYNC | PM_SCAN_WP_MATCHING, OURS, OURS | PAGE_IS_WRITTEN,
+                         PAGE_IS_PRESENT | PAGE_IS_SWAPPED, OURS},
+    [PAGEMAP_UNPROTECTED] = {PM_SCAN_CHECK_WPASYNC, 0, PAGE_IS_WRITTEN, 0, PAGE_IS_WRITTEN},
+};
+
 int ms_pagemap_scan(uintptr_t *cursor, uintptr_t end, enum pagemap_what what, struct os_range *v, size_t max)
 {
     struct page_region regions[REGIONS];
     size_t n = 0, ask = FIRST_REGIONS;
     uintptr_t at = *cursor;
-    uint64_t written = what == PAGEMAP_WRITTEN ? PAGE_IS_WRITTEN : 0, flags = 0;
-    if (what == PAGEMAP_WRITTEN || what == PAGEMAP_TRACKED)
-        flags = PM_SCAN_CHECK_WPASYNC | (written ? PM_SCAN_WP_MATCHING : 0);
     for (; at < end && n < max; ask = REGIONS) {
         ask = max - n < ask ? max - n : ask;
         memset(regions, 0, ask * sizeof regions[0]);    /* valgrind does not know that the kernel fills it in */
         struct pm_scan_arg arg = {
             .size = sizeof arg,
-            .flags = flags,
+            .flags = queries[what].flags,
             .start = at,
             .end = end,
             .vec = (uintptr_t)regions,
             .vec_len = ask,
-            .category_inverted = PAGE_IS_FILE,
-            .category_mask = PAGE_IS_FILE | written,
-            .category_anyof_mask = what == PAGEMAP_PRESENT ? PAGE_IS_PRESENT : PAGE_IS_PRESENT | PAGE_IS_SWAPPED,
-            .return_mask = PAGE_IS_FILE,    /* the same for all, so that present and swapped pages make one run */
+            .category_inverted = queries[what].inverted,
+            .category_mask = queries[what].all,
+            .category_anyof_mask = queries[what].any,
+            .return_mask = queries[what].returned,
         };
         int count = scan_call(&arg);
         if (count < 0)
