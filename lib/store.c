@@ -20,6 +20,7 @@ int ms_census_new(struct census **out)
     if (!c)
         return -ENOMEM;
     ms_ref_init(&c->refs);
+    atomic_init(&c->pages, 0);
     *out = c;
     return 0;
 }
@@ -81,6 +82,8 @@ void ms_store_unref(struct store *s)
 {
     if (!s || !ms_ref_put(&s->refs))
         return;
+    if (s->kind == STORE_ANON)      /* what a forked child may share was never given back */
+        atomic_fetch_sub_explicit(&s->census->pages, s->pages, memory_order_relaxed);
     for (size_t i = 0; i < s->free.n; i++)
         segment_unref(s->free.v[i]);
     ms_os->free(s->free.v);
@@ -240,8 +243,10 @@ static int anon_allocate(struct store *s, struct chunk *c, bool stale)
             s->used += bytes;
         }
     }
-    if (e == 0)
-        s->live += bytes;
+    if (e == 0) {
+        s->pages += c->pages;
+        atomic_fetch_add_explicit(&s->census->pages, c->pages, memory_order_relaxed);
+    }
     ms_unlock(&s->lock);
     return e;
 }
@@ -302,16 +307,16 @@ size_t ms_chunk_refs(const struct chunk *c)
 }
 
 /* Kept to be used again, because writing to a page that is there costs half of what a new one and a hole punched for the old one cost: so much,
- * or a quarter of what is in use if that is more. */
+ * or a quarter of what the family has in use if that is more: after a fork it goes on in a store that is small at first. */
 #define FREE_PAGES 1024
 #define FREE_SHARE 4
 
 static uint64_t worth_keeping(const struct store *s)
 {
-    uint64_t share = s->live / FREE_SHARE, least = FREE_PAGES * (uint64_t)ms_os->page_size();
+    size_t share = atomic_load_explicit(&s->census->pages, memory_order_relaxed) / FREE_SHARE;
     if (!(ms_os->caps & OS_CAP_PUNCH))
         return UINT64_MAX;
-    return share > least ? share : least;
+    return ms_max(share, FREE_PAGES) * (uint64_t)ms_os->page_size();
 }
 
 /* Punching a hole costs 10 us and more, and interrupts every processor that the program runs on. So it is not done where pages are given
@@ -319,8 +324,10 @@ static uint64_t worth_keeping(const struct store *s)
 static bool keep_space(struct store *s, const struct free_extent *e)
 {
     bool spare = false;
+    size_t pages = (size_t)(e->len / ms_os->page_size());
     ms_lock(&s->lock);
-    s->live -= e->len;
+    s->pages -= pages;
+    atomic_fetch_sub_explicit(&s->census->pages, pages, memory_order_relaxed);
     bool kept = e->len <= worth_keeping(s) && ms_freelist_put(&s->free, e, &spare);
     ms_unlock(&s->lock);
     if (kept && spare)

@@ -25,21 +25,22 @@ struct segment {
     size_t free_from;           /* no page before this one is free */
 };
 
-/* Counts the stores of a family that are alive: each has a reference, and so has whoever counts. */
+/* What a family has: a reference for each store that is alive and one for whoever counts, and the pages in chunks of STORE_ANON. */
 struct census {
     refcount refs;
+    atomic_size_t pages;
 };
 
 struct store {
     refcount refs;
     enum store_kind kind;
-    struct census *census;      /* NULL: not counted */
+    struct census *census;      /* NULL: not counted; STORE_ANON has one */
     size_t process, forks;      /* ms_process(), ms_forks() when made */
     struct os_object object;    /* not for STORE_HEAP */
     struct ms_lock lock;        /* guards the rest */
     uint64_t end;               /* of the last segment */
     uint64_t used;              /* bytes of the current segment handed out */
-    uint64_t live;              /* bytes in chunks */
+    size_t pages;               /* in chunks */
     struct segment *current;    /* NULL: none yet */
     struct freelist free;       /* space of chunks that are gone, to be used again */
 };
@@ -49,7 +50,7 @@ void ms_census_unref(struct census *c);
 /* How many stores are alive, or just were. */
 size_t ms_census_stores(const struct census *c);
 
-/* census: where the store is counted, may be NULL. */
+/* census: where the store is counted, may be NULL but for STORE_ANON. */
 int ms_store_new(enum store_kind kind, struct census *census, struct store **out);
 /* Over an opened file; takes the object over on success. window: its bytes can be looked at through a mapping for ever. */
 int ms_store_of_file(const struct os_object *object, size_t pages, bool window, struct chunk **out);

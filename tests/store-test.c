@@ -128,10 +128,19 @@ static void test_free_space_model(void)
 
 /* ---- chunks ------------------------------------------------------------------------------------------------------------ */
 
-static struct store *new_store(void)
+static struct store *new_store_of(struct census *c)
 {
     struct store *s = NULL;
-    assert_ok(ms_store_new(config_is("heap") ? STORE_HEAP : STORE_ANON, NULL, &s));
+    assert_ok(ms_store_new(config_is("heap") ? STORE_HEAP : STORE_ANON, c, &s));
+    return s;
+}
+
+static struct store *new_store(void)
+{
+    struct census *c;
+    assert_ok(ms_census_new(&c));
+    struct store *s = new_store_of(c);
+    ms_census_unref(c);
     return s;
 }
 
@@ -272,10 +281,10 @@ static void test_trim(void)
             struct chunk *c[CHUNKS];
             for (int i = 0; i < CHUNKS; i++)
                 c[i] = filled(s, PAGES, (uint64_t)i);
-            g_assert_cmpuint(s->live, ==, (CHUNKS * PAGES + 8) * page);
+            g_assert_cmpuint(s->pages, ==, CHUNKS * PAGES + 8);
             for (int i = 0; i < CHUNKS; i++)
                 unref_chunk(c[i * 7 % CHUNKS]);
-            g_assert_cmpuint(s->live, ==, 8 * page);
+            g_assert_cmpuint(s->pages, ==, 8);
             ms_store_trim(s);
             g_assert_cmpuint(s->free.bytes, <=, 1024 * page);
             g_assert_cmpuint(object_bytes(), <=, (1024 + 8 + 64) * page);
@@ -286,6 +295,36 @@ static void test_trim(void)
     ms_store_unref(s);
 }
 
+/* A store of a family that has much in use elsewhere (from before a fork) keeps what one take gave back for the next. */
+static void test_trim_in_family(void)
+{
+    enum { MANY = 16384, TAKEN = 4096 };
+    struct census *c;
+    assert_ok(ms_census_new(&c));
+    struct store *large = new_store_of(c), *s = new_store_of(c);
+    struct chunk *live = filled(s, 1, 1), *root, *taken;
+    if (s->kind == STORE_HEAP || !(config.os->caps & OS_CAP_PUNCH)) {
+        test_skip("free space cannot be given back to the system");
+    } else {
+        assert_ok(ms_store_allocate(large, MANY, false, &root));
+        g_assert_cmpuint(atomic_load(&c->pages), ==, MANY + 1);
+        assert_ok(ms_store_allocate(s, TAKEN, true, &taken));
+        unref_chunk(taken);
+        ms_store_trim(s);
+        g_assert_cmpuint(s->free.bytes, ==, TAKEN * page);
+        unref_chunk(root);
+    }
+    ms_store_unref(large);
+    g_assert_cmpuint(atomic_load(&c->pages), ==, s->pages);
+    ms_store_trim(s);
+    g_assert_cmpuint(s->free.bytes, <=, 1024 * page);
+    unref_chunk(live);
+    ms_store_unref(s);
+    g_assert_cmpuint(atomic_load(&c->pages), ==, 0);
+    g_assert_cmpuint(ms_census_stores(c), ==, 0);
+    ms_census_unref(c);
+}
+
 int main(int argc, char **argv)
 {
     test_init(&argc, &argv);
@@ -293,6 +332,7 @@ int main(int argc, char **argv)
     test_add("segments-stay-apart", test_segments_stay_apart, 0);
     test_add("free-space-model", test_free_space_model, 0);
     test_add("trim", test_trim, 0);
+    test_add("trim-in-family", test_trim_in_family, 0);
     test_add("reuse", test_reuse, 0);
     test_add("end-of-offsets", test_end_of_offsets, 0);
     test_add("lot-of-one-image", test_lot_of_one_image, 0);
