@@ -98,14 +98,15 @@ static int finish(struct collection *c, int e, struct image **out)
 
 /* ---- from a mapping ---- */
 
-/* Decides for one page that differs from `reference`. */
-static int collect_page(struct collection *c, struct mapping *m, struct reader *base, const struct image *reference, size_t page)
+/* Decides for one page that differs from what was taken last. */
+static int collect_page(struct collection *c, struct dirty *d, size_t page)
 {
+    const struct mapping *m = d->scan.m;
     char *data = ms_page_address(m, page);
     size_t bytes = ms_page_bytes(m, page);
     int e = 0;
-    if (m->base != reference) {
-        const void *old = ms_reader_page(base, page, &e);
+    if (d->base.image != d->reader.image) {
+        const void *old = ms_reader_page(&d->base, page, &e);
         if (e < 0)
             return e;
         if (ms_bytes_equal(data, old, bytes))
@@ -119,22 +120,19 @@ static int collect_page(struct collection *c, struct mapping *m, struct reader *
 static int collect_dirty(struct collection *c, struct mapping *m, const struct image *reference, const struct os_gate *gate)
 {
     struct dirty d;
-    struct reader base;
     size_t page;
     int e;
-    ms_reader_begin(&base, m->base);
     ms_dirty_begin(&d, m, reference, 0, gate);
     d.scan.written = m->tracked && reference == m->base && !gate;
     bool tracked = d.scan.written;
     while ((e = ms_dirty_next(&d, &page)) > 0) {
-        e = collect_page(c, m, &base, reference, page);
+        e = collect_page(c, &d, page);
         if (e < 0)
             break;
     }
     if (tracked && !d.scan.written)
         ms_mapping_untrack(m);
     ms_dirty_end(&d);
-    ms_reader_end(&base);
     return e;
 }
 

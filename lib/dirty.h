@@ -39,7 +39,8 @@ size_t ms_page_bytes(const struct mapping *m, size_t page);
 /* Pages whose bytes (as far as they belong to the image) differ from `against`, one by one. Protections must be lifted. */
 struct dirty {
     struct scan scan;
-    struct reader reader;
+    struct reader reader;               /* of `against` */
+    struct reader base;                 /* of the mapping's base, for whoever compares with that too */
     size_t page, end;
 };
 
