@@ -21,9 +21,9 @@ void ms_pool_unref(struct pool *p);
 int ms_pool_allocate(struct pool *p, size_t pages, bool stale, struct chunk **out);
 /* A new chunk in heap memory, for tiny images. */
 int ms_pool_allocate_heap(size_t pages, struct chunk **out);
-/* "memfd", "file", "heap": where new chunks go, or NULL if there were none yet. */
 /* Gives back to the OS what is not worth keeping. */
 void ms_pool_trim(struct pool *p);
+/* "memfd", "file", "heap": where new chunks go, or NULL if there were none yet. */
 const char *ms_pool_kind(struct pool *p);
 
 #endif

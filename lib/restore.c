@@ -33,12 +33,40 @@
  * kernel to scan (13 us): above a few, and above half the dirty ones, the next restore drops everything. Measured with 90/10 sets. */
 #define FEW_CLEAN 8
 
+/* Where two images differ: the first runs, and how many pages in all, counted no further than needed. */
+struct differences {
+    size_t pages, n;
+    bool more;                  /* there are more than these runs */
+    struct {
+        size_t first, pages;
+    } runs[64];
+};
+
+static void find_differences(struct differences *d, const struct image *a, const struct image *b, size_t most)
+{
+    size_t pages = ms_image_pages(a), first, run;
+    d->pages = d->n = 0;
+    d->more = false;
+    for (size_t at = 0; d->pages <= most && at < pages && ms_image_differs(a, b, at, pages, &first, &run); at = first + run) {
+        d->pages += run;
+        d->more = d->n == sizeof d->runs / sizeof d->runs[0];
+        if (d->more)
+            continue;
+        d->runs[d->n].first = first;
+        d->runs[d->n++].pages = run;
+    }
+}
+
 struct pass {
     struct mapping *m;
     const struct image *target;
     struct reader reader;
     size_t seen, dirty;
+    size_t done;                /* pages before this one are brought to the target */
     bool all;                   /* every page was a candidate: says nothing about what is private */
+    /* Where base and target differ, NULL: they are one; the run that comes next, and how many of those that are kept it has gone through. */
+    const struct differences *differences;
+    size_t first, end, n;
 };
 
 /* Makes the page equal to the bytes (NULL: zeros); true if it was not. What comes behind the first block that differs is copied without a
@@ -67,10 +95,39 @@ static int pass_over(struct pass *p, size_t first, size_t end)
             return e;
         p->dirty += put_page(p->m, page, bytes);
     }
+    p->done = end;
     return 0;
 }
 
-/* Brings every candidate to the target. */
+/* Finds the first pages behind those that are done in which base and target differ. */
+static bool find_next_difference(struct pass *p)
+{
+    const struct differences *d = p->differences;
+    size_t pages;
+    while (p->end <= p->done) {
+        if (p->n < d->n) {
+            p->first = d->runs[p->n].first;
+            p->end = p->first + d->runs[p->n++].pages;
+        } else if (d->more && ms_image_differs(p->m->base, p->target, p->done, p->m->pages, &p->first, &pages)) {
+            p->end = p->first + pages;
+        } else {
+            return false;
+        }
+    }
+    p->first = ms_max(p->first, p->done);
+    return true;
+}
+
+/* Brings pages before `limit` in which base and target differ to the target: those that were no candidates. */
+static int copy_differences(struct pass *p, size_t limit)
+{
+    int e = 0;
+    while (e == 0 && p->differences && find_next_difference(p) && p->first < limit)
+        e = pass_over(p, p->first, ms_min(p->end, limit));
+    return e;
+}
+
+/* Brings every candidate to the target, and what differs there from the base. */
 static int copy_back(struct pass *p, bool small)
 {
     struct scan scan;
@@ -81,37 +138,18 @@ static int copy_back(struct pass *p, bool small)
         e = pass_over(p, 0, p->m->pages);
     } else {
         ms_scan_begin(&scan, p->m, 0, NULL);
-        while (e == 0 && ms_scan_next(&scan, &first, &pages))
-            e = pass_over(p, first, first + pages);
+        while (e == 0 && ms_scan_next(&scan, &first, &pages)) {
+            e = copy_differences(p, first);
+            if (e == 0)
+                e = pass_over(p, first, first + pages);
+        }
+        if (e == 0)
+            e = copy_differences(p, p->m->pages);
         p->all = scan.all;
     }
     ms_reader_end(&p->reader);
     p->m->restored_pages += p->dirty;
     return e;
-}
-
-/* Where two images differ: the first runs, and how many pages in all, counted no further than needed. */
-struct differences {
-    size_t pages, n;
-    bool more;                  /* there are more than these runs */
-    struct {
-        size_t first, pages;
-    } runs[64];
-};
-
-static void find_differences(struct differences *d, const struct image *a, const struct image *b, size_t most)
-{
-    size_t pages = ms_image_pages(a), first, run;
-    d->pages = d->n = 0;
-    d->more = false;
-    for (size_t at = 0; d->pages <= most && at < pages && ms_image_differs(a, b, at, pages, &first, &run); at = first + run) {
-        d->pages += run;
-        d->more = d->n == sizeof d->runs / sizeof d->runs[0];
-        if (d->more)
-            continue;
-        d->runs[d->n].first = first;
-        d->runs[d->n++].pages = run;
-    }
 }
 
 /* After a round of copying: did it pay? Fresh pages are those that were not private before the round. */
@@ -199,29 +237,10 @@ int ms_restore(struct mapping *m)
 
 /* ---- to another image ---- */
 
-static int copy_differences(struct pass *p, const struct differences *d)
-{
-    size_t pages = p->m->pages, at = 0, first, run;
-    int e = 0;
-    ms_reader_begin(&p->reader, p->target);
-    for (size_t i = 0; i < d->n && e == 0; i++) {
-        at = d->runs[i].first + d->runs[i].pages;
-        e = pass_over(p, d->runs[i].first, at);
-    }
-    while (d->more && e == 0 && at < pages && ms_image_differs(p->m->base, p->target, at, pages, &first, &run)) {
-        at = first + run;
-        e = pass_over(p, first, at);
-    }
-    ms_reader_end(&p->reader);
-    return e;
-}
-
 static int copy_to(struct mapping *m, const struct image *target, const struct differences *d)
 {
-    struct pass p = {.m = m, .target = target};
+    struct pass p = {.m = m, .target = target, .differences = d};
     int e = copy_back(&p, false);
-    if (e == 0)
-        e = copy_differences(&p, d);
     if (e == 0)
         m->kept_pages = p.seen;
     return e;
