@@ -116,10 +116,10 @@ static size_t scan(char *view, size_t size)
 {
     static struct region regions[512];
     uintptr_t at = (uintptr_t)view, end = at + size;
-    size_t pages = 0;
+    size_t pages = 0, room = 64;    /* room that is not needed costs the kernel more than the call */
 
-    while (at < end) {
-        struct scan s = { .size = sizeof s, .start = at, .end = end, .regions = (uintptr_t)regions, .regions_len = 512,
+    for (; at < end; room = 512) {
+        struct scan s = { .size = sizeof s, .start = at, .end = end, .regions = (uintptr_t)regions, .regions_len = room,
                           .inverted = FILE_BACKED, .mask = FILE_BACKED, .any = PRESENT | SWAPPED, .returned = FILE_BACKED };
         int n = ioctl(pagemap, _IOWR('f', 16, struct scan), &s);
         check(n >= 0, "PAGEMAP_SCAN");
@@ -134,6 +134,25 @@ static size_t scan(char *view, size_t size)
 static size_t place(size_t i, size_t n, size_t size)
 {
     return size / n * i / page * page;
+}
+
+/* Where n pages lie apart from each other, each in a region of its own: a boundary in the middle of the region keeps the kernel from mapping all of
+ * its small pages around the private one, which every scan would have to look at. */
+static void halve(char *view, size_t size, size_t n)
+{
+    if (size < HUGE || n > size / HUGE)
+        return;
+    for (size_t i = 0; i < n; i++)
+        check(madvise(view + place(i, n, size) / HUGE * HUGE + HUGE / 2, HUGE / 2, MADV_RANDOM) == 0, "MADV_RANDOM");
+}
+
+/* Reads so many pages all over a view, as the benchmark does between two restores. */
+static void read_some(const char *view, size_t size)
+{
+    enum { READS = 64 };
+
+    for (size_t i = 0; i < READS; i++)
+        (void)((const volatile char *)view)[size / READS * i + 64];
 }
 
 /* ---- creating: new pages have to be cleared or written, and the bytes copied ---- */
@@ -167,7 +186,7 @@ static void create(size_t size, int times)
     line(name, "crate", median(theirs, times), median(least, times));
 }
 
-/* ---- opening: closing a view that is kept has to ask which pages are private ---- */
+/* ---- opening: closing a view that is kept has to ask which pages are private, and to look at them ---- */
 
 static void open_and_close(size_t size)
 {
@@ -176,7 +195,9 @@ static void open_and_close(size_t size)
     char name[64];
     int fd = store(size, size >= HUGE);
     char *kept = view_of(fd, size), *hint = aligned(size);
+    volatile int differing = 0;
 
+    halve(kept, size, 4);
     for (size_t i = 0; i < 4; i++)
         kept[place(i, 4, size)] = 1;
     for (int k = 0; k < MOST; k++) {
@@ -188,11 +209,15 @@ static void open_and_close(size_t size)
         }
         theirs[k] = (now() - start) / REPEAT;
         start = now();
-        for (int i = 0; i < REPEAT; i++)
+        for (int i = 0; i < REPEAT; i++) {
+            kept[place((size_t)i % 4, 4, size)] = 1;
             scan(kept, size);
+            for (size_t k = 0; k < 4; k++)
+                differing += memcmp(kept + place(k, 4, size), source + place(k, 4, size), page) != 0;
+        }
         least[k] = (now() - start) / REPEAT;
     }
-    snprintf(name, sizeof name, "open + write + close %zu MiB: one scan", size / MIB);
+    snprintf(name, sizeof name, "open + write + close %zu MiB: scan, compare 4", size / MIB);
     line(name, "mmap + munmap", median(theirs, MOST), median(least, MOST));
     munmap(kept, size);
     close(fd);
@@ -229,31 +254,40 @@ static void first_read(size_t size, int times)
     close(huge);
 }
 
-/* ---- restoring: changed pages have to be found and copied ---- */
+/* ---- restoring: changed pages have to be found and copied; those of two snapshots' differences too ---- */
 
-static void restore(size_t size, size_t n, int times)
+static void write_some(char *view, size_t size, size_t n)
+{
+    for (size_t i = 0; i < n; i++)
+        view[place(i, n, size) + 8]++;
+    read_some(view, size);
+}
+
+/* other: how many pages more are to be copied, beside the n. */
+static void restore(const char *what, size_t size, size_t n, size_t other, int times)
 {
     double theirs[MOST], least[MOST];
     char name[64];
-    int small = store(size, 0), huge = store(size, 1);
+    int small = store(size, 0), huge = store(size, size >= HUGE);
     char *base = mmap(aligned(size), size, PROT_READ, MAP_SHARED | MAP_FIXED, huge, 0);
     char *there = view_of(small, size), *here = view_of(huge, size);
 
+    halve(here, size, n);
     for (int k = 0; k < times; k++) {
         double start = now();
-        for (size_t i = 0; i < n; i++)
-            there[place(i, n, size) + 8]++;
+        write_some(there, size, n);
         mmap(there, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_FIXED | MAP_NORESERVE, small, 0);
         theirs[k] = now() - start;
         start = now();
-        for (size_t i = 0; i < n; i++)
-            here[place(i, n, size) + 8]++;
+        write_some(here, size, n);
         scan(here, size);
         for (size_t i = 0; i < n; i++)
             memcpy(here + place(i, n, size), base + place(i, n, size), page);
+        for (size_t i = 0; i < other; i++)
+            memcpy(here + place(i, other, size) + page, base + place(i, other, size) + page, page);
         least[k] = now() - start;
     }
-    snprintf(name, sizeof name, "restore %zu of %zu MiB: scan and copy", n, size / MIB);
+    snprintf(name, sizeof name, "%s %zu of %zu MiB: scan and copy", what, n, size / MIB);
     line(name, "remap", median(theirs, times), median(least, times));
     munmap(base, size);
     munmap(there, size);
@@ -282,6 +316,7 @@ static void take(size_t size, size_t n, int times)
     int fd = store(size, 1), to = object(n * page);
     char *view = view_of(fd, size);
 
+    halve(view, size, n);
     for (int k = 0; k < times; k++) {
         for (size_t i = 0; i < n; i++)
             view[place(i, n, size) + 8]++;
@@ -304,37 +339,52 @@ static void take(size_t size, size_t n, int times)
     close(to);
 }
 
-/* ---- pausing: fork() against finding and writing 1,000 pages ---- */
+/* ---- pausing: fork() against finding and writing 1,000 pages; and comparing those that were changed before ---- */
 
-static void pause_later(size_t size, size_t n, int times)
+static double forked(size_t size)
+{
+    char *memory = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+
+    check(memory != MAP_FAILED, "mmap");
+    madvise(memory, size, MADV_NOHUGEPAGE);
+    for (size_t at = 0; at < size; at += page)
+        memory[at] = 1;
+    double start = now();
+    pid_t pid = fork();
+    if (pid == 0)
+        _exit(0);
+    start = now() - start;
+    check(pid > 0 && waitpid(pid, NULL, 0) == pid, "fork");
+    munmap(memory, size);
+    return start;
+}
+
+static void pause_later(size_t size, size_t n, size_t before, int times)
 {
     double theirs[MOST], least[MOST];
     char name[64];
-    int fd = store(size, 1), to = object(n * page);
-    char *view = view_of(fd, size);
+    int fd = store(size, 1), to = object(n * page), differing = 0;
+    size_t beside = 2 * page;       /* one at least, however places are rounded */
+    char *view = view_of(fd, size), *base = mmap(aligned(size), size, PROT_READ, MAP_SHARED | MAP_FIXED, fd, 0);
 
+    for (size_t i = 0; i < before; i++)
+        view[place(i, before, size) + beside] = source[place(i, before, size) + beside];
     for (int k = 0; k < times; k++) {
-        char *memory = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-        madvise(memory, size, MADV_NOHUGEPAGE);
-        for (size_t at = 0; at < size; at += page)
-            memory[at] = 1;
-        double start = now();
-        pid_t pid = fork();
-        if (pid == 0)
-            _exit(0);
-        theirs[k] = now() - start;
-        check(pid > 0 && waitpid(pid, NULL, 0) == pid, "fork");
-        munmap(memory, size);
+        theirs[k] = forked(size);
         for (size_t i = 0; i < n; i++)
             view[place(i, n, size) + 8]++;
-        start = now();
+        double start = now();
         scan(view, size);
+        for (size_t i = 0; i < before; i++)
+            differing += memcmp(view + place(i, before, size) + beside, base + place(i, before, size) + beside, page) != 0;
         write_pages(to, view, size, n);
         least[k] = now() - start;
     }
-    snprintf(name, sizeof name, "later pause, %zu of %zu MiB: scan and write", n, size / MIB);
+    check(differing == 0, "a page that differs");
+    snprintf(name, sizeof name, "later pause, %zu of %zu MiB, %zu before", n, size / MIB, before);
     line(name, "fork", median(theirs, times), median(least, times));
     munmap(view, size);
+    munmap(base, size);
     close(fd);
     close(to);
 }
@@ -357,12 +407,15 @@ int main(void)
     open_and_close(64 * MIB);
     first_read(64 * MIB, 15);
     first_read(1024 * MIB, 5);
-    restore(64 * MIB, 16, 60);
-    restore(64 * MIB, 4096, 30);
-    restore(1024 * MIB, 4096, 15);
+    restore("restore", MIB, 16, 0, 60);
+    restore("restore", 64 * MIB, 16, 0, 60);
+    restore("restore_to", 64 * MIB, 16, 16, 60);
+    restore("restore", 64 * MIB, 4096, 0, 30);
+    restore("restore", 1024 * MIB, 4096, 0, 15);
     take(64 * MIB, 16, 15);
     take(64 * MIB, 4096, 15);
     take(1024 * MIB, 16, 5);
-    pause_later(1024 * MIB, 1000, 5);
+    pause_later(1024 * MIB, 1000, 0, 5);
+    pause_later(1024 * MIB, 1000, 2000, 5);
     return 0;
 }
