@@ -169,7 +169,7 @@ mutate "nodes are never collapsed" image.c '/^static void slot_collapse/,/^}/s/i
 mutate "a chunk that others refer to counts as exclusive" image.c 's/ms_ref_count(&i->refs) != 1 || ms_chunk_refs(root->chunk) != 1/ms_ref_count(\&i->refs) != 1/' "image mutable"
 mutate "an image that others refer to counts as exclusive" image.c 's/ms_ref_count(&i->refs) != 1 || ms_chunk_refs(root->chunk) != 1/ms_chunk_refs(root->chunk) != 1/' "image mutable"
 mutate "a difference ends one page early" image.c '/^bool ms_image_differs/,/^}/s/\*pages = d.end - d.first;/*pages = d.end - d.first > 1 ? d.end - d.first - 1 : 1;/' image
-mutate "shared nodes count as this image's own" image.c '/^static int census_take/,/^}/s/exclusive = exclusive .*;//' image
+mutate "shared nodes count as this image's own" image.c '/^static int inventory_take/,/^}/s/exclusive = exclusive .*;//' image
 
 # ---- chunks, stores, free space -----------------------------------------------------------------
 
@@ -191,11 +191,13 @@ mutate "space is not asked for before it is mapped" store.c '/^int ms_chunk_prep
 mutate "a family has one store for ever, forks or not" pool.c 's/ || s->forks == ms_forks() || ms_census_stores(p->census) >= MOST_STORES/ || p/' limit
 mutate "a child appends to its parent's store" pool.c 's/if (s->process != ms_process())/if (!s)/' limit
 mutate "every chunk is the first of its segment" store.c '/^static int anon_allocate/,/^}/s/s->used += bytes;//' "view model"
+mutate "a store keeps by what it has itself" store.c '/^static uint64_t worth_keeping/,/^}/s/atomic_load_explicit(&s->census->pages, memory_order_relaxed)/s->pages/' store
+mutate "a family counts stores that are gone" store.c 's/atomic_fetch_sub_explicit(&s->census->pages, s->pages, memory_order_relaxed);/(void)0;/' store
 mutate "heap pages are not freed" store.c '/^void ms_chunk_unref/,/^}/s/heap_release(c);/(void)c;/' api
 
 # ---- what is dirty ------------------------------------------------------------------------------
 
-mutate "swapped pages are skipped by PAGEMAP_SCAN" os/pagemap.c 's/what == PAGEMAP_PRESENT ? PAGE_IS_PRESENT : PAGE_IS_PRESENT | PAGE_IS_SWAPPED/PAGE_IS_PRESENT/' swap
+mutate "swapped pages are skipped by PAGEMAP_SCAN" os/pagemap.c 's/OURS, OURS, PAGE_IS_PRESENT | PAGE_IS_SWAPPED, OURS/OURS, OURS, PAGE_IS_PRESENT, OURS/' swap
 mutate "swapped pages are skipped in the pagemap file" os/pagemap.c 's/(entry & (ENTRY_PRESENT | ENTRY_SWAPPED))/(entry \& ENTRY_PRESENT)/' swap
 mutate "the self-test of the pagemap is skipped" os/pagemap.c 's/return is_honest(source) ? ask/return source < OS_SOURCES ? ask/' lie
 mutate "the self-test believes any answer" os/pagemap.c 's/verdict = answer == TEST_PATTERN ? HONEST : USELESS;/verdict = HONEST;/' lie
@@ -205,9 +207,10 @@ mutate "a scan forgets the last run of each call" os/pagemap.c '/^static bool ad
 mutate "all of the last page counts" dirty.c 's/return page + 1 == m->pages ? m->size - page \* ps : ps;/return m ? ps + 0 * page : 0;/' "view mutable"
 mutate "a candidate is dirty without a comparison" dirty.c '/^int ms_dirty_next/,/^}/s/if (!ms_bytes_equal(.*)/if (bytes || true)/' view
 mutate "a run is read from its beginning" dirty.c 's/r->run.chunk_page + page - r->run.first, 1/r->run.chunk_page, 1/' view
-mutate "equality ends one byte early" bytes.c '/^static bool is_equal/,/^}/s/i < len;/i + 1 < len;/' bytes
-mutate "equality looks at half a block" bytes.c 's/return load(a + at) ^ load(b + at);/return load(a + at \/ 2) ^ load(b + at \/ 2);/' bytes
-mutate "bytes are compared by memcmp" bytes.c '/^bool ms_bytes_equal/,/^}/s/equal = is_equal(a, b, len);/equal = (is_equal)(a, b, 0) \&\& memcmp(a, b, len) == 0;/' bytes
+mutate "equality ends one byte early" bytes.c '/^INLINE bool is_equal/,/^}/s/at < len;/at + 1 < len;/' bytes
+mutate "equality looks at half a block" bytes.c 's/add_difference(&sum, a, b, 3 \* VECTOR);//' bytes
+mutate "bytes are compared by memcmp" bytes.c '/^INLINE bool compare/,/^}/s/return b ? is_equal(a, b, len)/return b ? memcmp(a, b, len) == 0/' bytes
+mutate "equality ends one byte early where there is no AVX2" bytes.c '/^bool ms_bytes_equal_anywhere/,/^}/s/compare(a, b, len)/compare(a, b, len - (len > 0))/' bytes
 
 # ---- collecting ---------------------------------------------------------------------------------
 
@@ -244,7 +247,10 @@ mutate "the rest of a range that is cut in two is lost" protection.c '/^static s
 
 mutate "the last block of a page is not restored" restore.c '/^static bool put_page/,/^}/s/at < ps;/at < ps - BLOCK;/' view
 mutate "a restore keeps the old takes" restore.c '/^int ms_restore(/,/^}/{s/ms_image_unref(m->latest);//;s/m->latest = NULL;//;}' "view model"
-mutate "restore_to copies dirty pages only" restore.c '/^static int copy_to/,/^}/s/e = copy_differences(&p, d);/(void)copy_differences;/' view
+mutate "restore_to copies dirty pages only" restore.c '/^static int copy_to/,/^}/s/, .differences = d}/}; (void)d/' view
+mutate "restore_to leaves what differs behind the last candidate" restore.c '/^static int copy_back/,/^}/s/e = copy_differences(p, p->m->pages);/e = 0;/' view
+mutate "restore_to leaves the rest of a run that a candidate lies in" restore.c '/^static int copy_differences/,/^}/s/find_next_difference(p) && p->first < limit)/find_next_difference(p) \&\& p->end <= limit)/' "view model"
+mutate "restore_to forgets differences beyond the runs it keeps" restore.c '/^static bool find_next_difference/,/^}/s/d->more && //;/^static bool find_next_difference/,/^}/s/} else if (ms_image_differs/} else if (!d \&\& ms_image_differs/' "view model"
 mutate "restore_to keeps the protections" restore.c '/^int ms_restore_to/,/^}/s/int e = ms_mapping_unprotect(m);/int e = 0;/' view
 mutate "a restore that failed half way is called done" restore.c "/^int ms_restore(/,/^}/s/if (e == 0 || m->torn)/if (e == 0)/" mend
 mutate "a recycled view is not restored" view.c 's/ || restore_ordinary(m) < 0)/)/' view
@@ -292,6 +298,10 @@ mutate "a fork does not wait for threads inside the library" os/lock.c '/^static
 mutate "a gate does not stop anybody" os/gate.c '/^static int protect_range/,/^}/s/r = write_protect(g);/(void)write_protect;/' "os thread"
 mutate "a gate takes swapped pages for absent ones" os/gate.c 's/bool swap = swap_exists();/bool swap = swap_exists() \&\& !g;/;s/if (r == 0 && !swap && swap_exists())/if (r < -1000)/;s/mark_candidates(g, false, true) < 0/false/' swap
 mutate "a look at whether a range is tracked takes its first page" os/track.c 's/PAGEMAP_TRACKED, &v, 1)/PAGEMAP_WRITTEN, \&v, 1)/' mutable
+mutate "parts that may have been written are too short" os/track.c '/^static size_t find_parts/,/^}/s/parts\[k - 1\].end = parts\[i\].end;/bytes += 0;/' os
+mutate "only the first parts are asked for" os/track.c '/^static size_t find_parts/,/^}/s/n < 0 || at < end || /n < 0 || /' os
+mutate "what does not fit is reported as done" os/track.c '/^int ms_written/,/^}/s/        if (n < max)$/        if (n <= max)/' os
+mutate "blind steps are left out" os/track.c '/^int ms_written/,/^}/s/parts\[0\].end = next;//' os
 mutate "tracking goes on after a take that failed" writer.c 's/ms_mapping_untrack(&w->mapping);        .*//' "fault mutable"
 mutate "tracking is believed after an exchange" mapping.c '/^static void forget_properties/,/^}/s/m->tracked = false;//' mutable
 mutate "signals stay blocked behind a gate" os/gate.c '/^void ms_gate_open/,/^}/s/pthread_sigmask(.*);//' "os thread"

@@ -561,6 +561,40 @@ static void test_restore_to(void)
     }
 }
 
+/* Two snapshots that differ in many small runs, more than are kept of them: with pages of the view changed in none, in the middle of some, and behind
+ * all of them. */
+static void test_restore_to_scattered(void)
+{
+    enum { PAGES = 1200, RUNS = 70 };
+    size_t size = PAGES * page - 100;
+    unsigned char *model[2] = {pattern(size, 1), NULL};
+    struct rng rng = {8};
+    memsnap_snapshot *s[2] = {snap(model[0], size), NULL};
+    memsnap_view *v = view(s[0]);
+    model[1] = g_memdup2(model[0], size);
+    for (size_t i = 0; i < RUNS; i++) {
+        for (size_t k = 0; k < 1 + i % 2; k++)
+            model[1][(i * (PAGES / RUNS) + k) * page + 9] ^= 0x40;
+    }
+    memcpy(bytes(v), model[1], size);
+    s[1] = take(v);
+    memsnap_view_unref(v);
+    for (int writes = 0; writes <= 300; writes += 100) {
+        v = view(s[0]);
+        for (int round = 1; round < 6; round++) {
+            for (int i = 0; i < writes; i++)
+                bytes(v)[rng_below(&rng, size)] ^= 0xFF;
+            assert_ok(memsnap_view_restore_to(v, s[round & 1]));
+            assert_same(bytes(v), model[round & 1], size);
+        }
+        memsnap_view_unref(v);
+    }
+    for (int k = 0; k < 2; k++) {
+        memsnap_snapshot_unref(s[k]);
+        g_free(model[k]);
+    }
+}
+
 static void test_restore_to_other_size(void)
 {
     unsigned char *data = pattern(10 * page, 1);
@@ -1126,6 +1160,7 @@ int main(int argc, char **argv)
     test_add("restore-working-sets", test_restore_working_sets, TEST_SOURCES);
     test_add("restore-trimmed", test_restore_trimmed, TEST_SOURCES);
     test_add("restore-to", test_restore_to, TEST_SOURCES);
+    test_add("restore-to-scattered", test_restore_to_scattered, TEST_SOURCES);
     test_add("restore-to-other-size", test_restore_to_other_size, 0);
     test_add("protect-arguments", test_protect_arguments, 0);
     test_add("protect", test_protect, TEST_SOURCES);
