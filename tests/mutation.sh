@@ -298,10 +298,10 @@ mutate "a fork does not wait for threads inside the library" os/lock.c '/^static
 mutate "a gate does not stop anybody" os/gate.c '/^static int protect_range/,/^}/s/r = write_protect(g);/(void)write_protect;/' "os thread"
 mutate "a gate takes swapped pages for absent ones" os/gate.c 's/bool swap = swap_exists();/bool swap = swap_exists() \&\& !g;/;s/if (r == 0 && !swap && swap_exists())/if (r < -1000)/;s/mark_candidates(g, false, true) < 0/false/' swap
 mutate "a look at whether a range is tracked takes its first page" os/track.c 's/PAGEMAP_TRACKED, &v, 1)/PAGEMAP_WRITTEN, \&v, 1)/' mutable
-mutate "parts that may have been written are too short" os/track.c '/^static size_t find_parts/,/^}/s/parts\[k - 1\].end = parts\[i\].end;/bytes += 0;/' os
-mutate "only the first parts are asked for" os/track.c '/^static size_t find_parts/,/^}/s/n < 0 || at < end || /n < 0 || /' os
+mutate "only the first parts are asked for" os/track.c '/^static bool find_parts/,/^}/s/ && p->end == end;/;/' os
+mutate "only the first parts of many are asked for" os/track.c '/^static bool find_parts/,/^}/s/p->end == end && p->bytes/p->bytes/' os
 mutate "what does not fit is reported as done" os/track.c '/^int ms_written/,/^}/s/        if (n < max)$/        if (n <= max)/' os
-mutate "blind steps are left out" os/track.c '/^int ms_written/,/^}/s/parts\[0\].end = next;//' os
+mutate "steps that are not asked for first are left out" os/track.c '/^int ms_written/,/^}/s/parts.v\[0\] = (struct os_range){at, next};/parts.v[0] = (struct os_range){at, next < at + step ? next : at + step};/' os
 mutate "tracking goes on after a take that failed" writer.c 's/ms_mapping_untrack(&w->mapping);        .*//' "fault mutable"
 mutate "tracking is believed after an exchange" mapping.c '/^static void forget_properties/,/^}/s/m->tracked = false;//' mutable
 mutate "signals stay blocked behind a gate" os/gate.c '/^void ms_gate_open/,/^}/s/pthread_sigmask(.*);//' "os thread"

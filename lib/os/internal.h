@@ -82,8 +82,16 @@ int ms_candidates(enum os_source source, uintptr_t *cursor, uintptr_t end, struc
 size_t ms_huge_bytes(const void *addr, size_t len);
 size_t ms_present_bytes(const void *addr, size_t len);
 /* Private pages that are present; also those swapped out (and a gate's markers); these, but only in a tracked range; those of a tracked range
- * that were written to, which are protected anew; and all pages of a tracked range that are not protected, private or not. */
-enum pagemap_what { PAGEMAP_PRESENT, PAGEMAP_PRIVATE, PAGEMAP_TRACKED, PAGEMAP_WRITTEN, PAGEMAP_UNPROTECTED };
+ * that were written to, which are protected anew; and all pages of a tracked range that are not protected, or those of them that are present or
+ * swapped out, private or not. */
+enum pagemap_what {
+    PAGEMAP_PRESENT,
+    PAGEMAP_PRIVATE,
+    PAGEMAP_TRACKED,
+    PAGEMAP_WRITTEN,
+    PAGEMAP_UNPROTECTED,
+    PAGEMAP_UNPROTECTED_THERE
+};
 /* candidates by PAGEMAP_SCAN without the self-test. */
 int ms_pagemap_scan(uintptr_t *cursor, uintptr_t end, enum pagemap_what what, struct os_range *v, size_t max);
 int ms_track(void *addr, size_t len);

@@ -131,6 +131,7 @@ static const struct {
     [PAGEMAP_WRITTEN] = {PM_SCAN_CHECK_WPASYNC | PM_SCAN_WP_MATCHING, OURS, OURS | PAGE_IS_WRITTEN,
                          PAGE_IS_PRESENT | PAGE_IS_SWAPPED, OURS},
     [PAGEMAP_UNPROTECTED] = {PM_SCAN_CHECK_WPASYNC, 0, PAGE_IS_WRITTEN, 0, PAGE_IS_WRITTEN},
+    [PAGEMAP_UNPROTECTED_THERE] = {PM_SCAN_CHECK_WPASYNC, 0, PAGE_IS_WRITTEN, PAGE_IS_PRESENT | PAGE_IS_SWAPPED, PAGE_IS_WRITTEN},
 };
 
 int ms_pagemap_scan(uintptr_t *cursor, uintptr_t end, enum pagemap_what what, struct os_range *v, size_t max)

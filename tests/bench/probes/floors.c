@@ -130,10 +130,10 @@ static size_t scan(char *view, size_t size)
     return pages;
 }
 
-/* The i-th of n pages of size bytes, far from each other. */
-static size_t place(size_t i, size_t n, size_t size)
+/* Where the i-th page to be changed lies in so many bytes: each somewhere else, as in the benchmark. */
+static size_t place(size_t i, size_t size)
 {
-    return size / n * i / page * page;
+    return i * 2654435761u % (size / page) * page;
 }
 
 /* Where n pages lie apart from each other, each in a region of its own: a boundary in the middle of the region keeps the kernel from mapping all of
@@ -143,7 +143,7 @@ static void halve(char *view, size_t size, size_t n)
     if (size < HUGE || n > size / HUGE)
         return;
     for (size_t i = 0; i < n; i++)
-        check(madvise(view + place(i, n, size) / HUGE * HUGE + HUGE / 2, HUGE / 2, MADV_RANDOM) == 0, "MADV_RANDOM");
+        check(madvise(view + place(i, size) / HUGE * HUGE + HUGE / 2, HUGE / 2, MADV_RANDOM) == 0, "MADV_RANDOM");
 }
 
 /* Reads so many pages all over a view, as the benchmark does between two restores. */
@@ -199,21 +199,21 @@ static void open_and_close(size_t size)
 
     halve(kept, size, 4);
     for (size_t i = 0; i < 4; i++)
-        kept[place(i, 4, size)] = 1;
+        kept[place(i, size)] = 1;
     for (int k = 0; k < MOST; k++) {
         double start = now();
         for (int i = 0; i < REPEAT; i++) {
             char *v = mmap(hint, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_FIXED | MAP_NORESERVE, fd, 0);
-            v[place((size_t)i % 4, 4, size)] = 1;
+            v[place((size_t)i % 4, size)] = 1;
             munmap(v, size);
         }
         theirs[k] = (now() - start) / REPEAT;
         start = now();
         for (int i = 0; i < REPEAT; i++) {
-            kept[place((size_t)i % 4, 4, size)] = 1;
+            kept[place((size_t)i % 4, size)] = 1;
             scan(kept, size);
             for (size_t k = 0; k < 4; k++)
-                differing += memcmp(kept + place(k, 4, size), source + place(k, 4, size), page) != 0;
+                differing += memcmp(kept + place(k, size), source + place(k, size), page) != 0;
         }
         least[k] = (now() - start) / REPEAT;
     }
@@ -259,7 +259,7 @@ static void first_read(size_t size, int times)
 static void write_some(char *view, size_t size, size_t n)
 {
     for (size_t i = 0; i < n; i++)
-        view[place(i, n, size) + 8]++;
+        view[place(i, size) + 8]++;
     read_some(view, size);
 }
 
@@ -272,7 +272,7 @@ static void restore(const char *what, size_t size, size_t n, size_t other, int t
     char *base = mmap(aligned(size), size, PROT_READ, MAP_SHARED | MAP_FIXED, huge, 0);
     char *there = view_of(small, size), *here = view_of(huge, size);
 
-    halve(here, size, n);
+    halve(here, size, n + other);
     for (int k = 0; k < times; k++) {
         double start = now();
         write_some(there, size, n);
@@ -282,9 +282,9 @@ static void restore(const char *what, size_t size, size_t n, size_t other, int t
         write_some(here, size, n);
         scan(here, size);
         for (size_t i = 0; i < n; i++)
-            memcpy(here + place(i, n, size), base + place(i, n, size), page);
+            memcpy(here + place(i, size), base + place(i, size), page);
         for (size_t i = 0; i < other; i++)
-            memcpy(here + place(i, other, size) + page, base + place(i, other, size) + page, page);
+            memcpy(here + place(n + i, size), base + place(n + i, size), page);
         least[k] = now() - start;
     }
     snprintf(name, sizeof name, "%s %zu of %zu MiB: scan and copy", what, n, size / MIB);
@@ -303,7 +303,7 @@ static void write_pages(int fd, char *view, size_t size, size_t n)
     static struct iovec v[128];
 
     for (size_t i = 0; i < n; i++) {
-        v[i % 128] = (struct iovec){ view + place(i, n, size), page };
+        v[i % 128] = (struct iovec){ view + place(i, size), page };
         if (i % 128 == 127 || i + 1 == n)
             check(pwritev(fd, v, (int)(i % 128 + 1), (off_t)(i / 128 * 128 * page)) > 0, "pwritev");
     }
@@ -314,16 +314,16 @@ static void take(size_t size, size_t n, int times)
     double theirs[MOST], least[MOST];
     char name[64];
     int fd = store(size, 1), to = object(n * page);
-    char *view = view_of(fd, size);
+    char *view = view_of(fd, size), *other = view_of(fd, size);
 
     halve(view, size, n);
     for (int k = 0; k < times; k++) {
         for (size_t i = 0; i < n; i++)
-            view[place(i, n, size) + 8]++;
+            view[place(i, size) + 8]++;
         double start = now();
         int copy = object(size);
         char *w = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED, copy, 0);
-        memcpy(w, view, size);
+        memcpy(w, other, size);
         munmap(w, size);
         theirs[k] = now() - start;
         close(copy);
@@ -335,6 +335,7 @@ static void take(size_t size, size_t n, int times)
     snprintf(name, sizeof name, "take %zu of %zu MiB: scan and write", n, size / MIB);
     line(name, "crate", median(theirs, times), median(least, times));
     munmap(view, size);
+    munmap(other, size);
     close(fd);
     close(to);
 }
@@ -364,19 +365,18 @@ static void pause_later(size_t size, size_t n, size_t before, int times)
     double theirs[MOST], least[MOST];
     char name[64];
     int fd = store(size, 1), to = object(n * page), differing = 0;
-    size_t beside = 2 * page;       /* one at least, however places are rounded */
     char *view = view_of(fd, size), *base = mmap(aligned(size), size, PROT_READ, MAP_SHARED | MAP_FIXED, fd, 0);
 
     for (size_t i = 0; i < before; i++)
-        view[place(i, before, size) + beside] = source[place(i, before, size) + beside];
+        view[place(n + i, size)] = source[place(n + i, size)];
     for (int k = 0; k < times; k++) {
         theirs[k] = forked(size);
         for (size_t i = 0; i < n; i++)
-            view[place(i, n, size) + 8]++;
+            view[place(i, size) + 8]++;
         double start = now();
         scan(view, size);
         for (size_t i = 0; i < before; i++)
-            differing += memcmp(view + place(i, before, size) + beside, base + place(i, before, size) + beside, page) != 0;
+            differing += memcmp(view + place(n + i, size), base + place(n + i, size), page) != 0;
         write_pages(to, view, size, n);
         least[k] = now() - start;
     }
