@@ -115,7 +115,7 @@ void ms_untrack(void *addr, size_t len)
  * private and were not stored to (a server's memory after a while) that is asked first, step by step, and only the parts of the range that
  * may have been written are looked at: after 100 stores to a GiB of which all is private, 1.3 ms instead of 8. Where few are, it is of no
  * use, and not asked again for a while. */
-enum { STEP_PAGES = 2048, MOST_PARTS = 32, MOST_BLIND_STEPS = 64 };
+enum { STEP_PAGES = 2048, SAMPLE_PAGES = 256, MOST_PARTS = 32, MOST_BLIND_STEPS = 64 };
 /* To look at so many pages more takes as long as another call. */
 enum { GAP_PAGES = 32 };
 /* The least share of protected pages that asking first is of use for. */
@@ -143,15 +143,23 @@ static bool ask_parts(struct parts *p, uintptr_t start, uintptr_t end, enum page
     return found >= 0;
 }
 
-/* The parts of [start, end) that may have been written. False: asking was of no use. */
-static bool find_parts(struct parts *p, uintptr_t start, uintptr_t end)
+/* Asks for what is not protected; false: that is nearly all. */
+static bool much_is_protected(struct parts *p, uintptr_t start, uintptr_t end)
 {
-    if (!ask_parts(p, start, end, PAGEMAP_UNPROTECTED))
-        return false;
+    bool asked = ask_parts(p, start, end, PAGEMAP_UNPROTECTED);
     size_t seen = p->end - start;
-    if (seen - p->bytes < seen / LEAST_SHARE)
+    return asked && seen - p->bytes >= seen / LEAST_SHARE;
+}
+
+/* The parts of [start, end) that may have been written. False: asking was of no use. unsure: a sample is to tell that first. */
+static bool find_parts(struct parts *p, uintptr_t start, uintptr_t end, bool unsure)
+{
+    size_t sample = SAMPLE_PAGES * ms_page_size();
+    if (unsure && end - start > sample && !much_is_protected(p, start, start + sample))
         return false;
-    if (p->end == end && p->bytes <= seen / 2)
+    if (!much_is_protected(p, start, end))
+        return false;
+    if (p->end == end && p->bytes <= (end - start) / 2)
         return true;
     return ask_parts(p, start, end, PAGEMAP_UNPROTECTED_THERE) && p->end == end;    /* what was never touched is not there */
 }
@@ -172,11 +180,13 @@ static int report_parts(const struct parts *p, struct os_range *v, size_t max, s
 int ms_written(uintptr_t *cursor, uintptr_t end, struct os_range *v, size_t max)
 {
     size_t step = STEP_PAGES * ms_page_size(), n = 0, blind_steps = 1;
+    bool unsure = true;
     uintptr_t at = *cursor;
     while (at < end && n < max) {
         struct parts parts;
         uintptr_t next = end - at > step ? at + step : end;
-        if (find_parts(&parts, at, next)) {
+        unsure = !find_parts(&parts, at, next, unsure);
+        if (!unsure) {
             blind_steps = 1;
         } else {
             next = end - next > blind_steps * step ? next + blind_steps * step : end;
