@@ -116,8 +116,8 @@ void ms_untrack(void *addr, size_t len)
  * may have been written are looked at: after 100 stores to a GiB of which all is private, 1.3 ms instead of 8. Where few are, it is of no
  * use, and not asked again for a while. */
 enum { STEP_PAGES = 2048, SAMPLE_PAGES = 256, MOST_PARTS = 32, MOST_BLIND_STEPS = 64 };
-/* To look at so many pages more takes as long as another call. */
-enum { GAP_PAGES = 32 };
+/* To look at so many pages more takes as long as another call, which interrupts the other processors if it protects anything. */
+enum { GAP_PAGES = 64 };
 /* The least share of protected pages that asking first is of use for. */
 enum { LEAST_SHARE = 16 };
 
