@@ -23,6 +23,7 @@ struct segment {
     uint64_t *free_bits;        /* one for each page; NULL: none was free yet */
     size_t free_pages;
     size_t free_from;           /* no page before this one is free */
+    size_t free_longest;        /* no run of free pages is longer; they may all be shorter */
 };
 
 /* What a family has: a reference for each store that is alive and one for whoever counts, and the pages in chunks of STORE_ANON. */

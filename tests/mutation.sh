@@ -191,6 +191,8 @@ mutate "space is not asked for before it is mapped" store.c '/^int ms_chunk_prep
 mutate "a family has one store for ever, forks or not" pool.c 's/ || s->forks == ms_forks() || ms_census_stores(p->census) >= MOST_STORES/ || p/' limit
 mutate "a child appends to its parent's store" pool.c 's/if (s->process != ms_process())/if (!s)/' limit
 mutate "every chunk is the first of its segment" store.c '/^static int anon_allocate/,/^}/s/s->used += bytes;//' "view model"
+mutate "free runs that reach from word to word are not found" freelist.c '/^static size_t find_run/,/^}/s/        run = (size_t)__builtin_clzll(~word);/        run = 0;/' store
+mutate "free runs are thought shorter than they are" freelist.c '/^static size_t run_around/,/^}/s/from > 0 \&\& first - from < BITS/from > first/' store
 mutate "a store keeps by what it has itself" store.c '/^static uint64_t worth_keeping/,/^}/s/atomic_load_explicit(&s->census->pages, memory_order_relaxed)/s->pages/' store
 mutate "a family counts stores that are gone" store.c 's/atomic_fetch_sub_explicit(&s->census->pages, s->pages, memory_order_relaxed);/(void)0;/' store
 mutate "heap pages are not freed" store.c '/^void ms_chunk_unref/,/^}/s/heap_release(c);/(void)c;/' api

@@ -78,10 +78,21 @@ static void test_segments_stay_apart(void)
     ms_os->free(b.free_bits);
 }
 
-/* Against a plain array, page by page. */
+enum { PAGES = 300, SEGMENTS = 3 };
+
+static size_t longest_run(const bool *is_free)
+{
+    size_t longest = 0, run = 0;
+    for (size_t k = 0; k < SEGMENTS * PAGES; k++) {
+        run = k % PAGES && is_free[k] ? run + 1 : is_free[k];
+        longest = run > longest ? run : longest;
+    }
+    return longest;
+}
+
+/* Against a plain array, page by page; runs of a few pages, and of more than a word of bits. */
 static void test_free_space_model(void)
 {
-    enum { PAGES = 300, SEGMENTS = 3 };
     struct segment g[SEGMENTS];
     bool is_free[SEGMENTS * PAGES] = {false};
     struct rng rng = {(uint64_t)g_test_rand_int()};
@@ -90,7 +101,8 @@ static void test_free_space_model(void)
     for (size_t i = 0; i < SEGMENTS; i++)
         g[i] = segment_of(i * PAGES, PAGES);
     for (int step = 0; step < 20000; step++) {
-        size_t i = rng_below(&rng, SEGMENTS), first = rng_below(&rng, PAGES), len = 1 + rng_below(&rng, least(PAGES - first, 9)), n = 0;
+        size_t i = rng_below(&rng, SEGMENTS), first = rng_below(&rng, PAGES), most = rng_below(&rng, 4) ? 9 : 150, n = 0;
+        size_t len = 1 + rng_below(&rng, least(PAGES - first, most));
         bool *at = is_free + i * PAGES + first, emptied;
         struct free_extent e;
         while (n < len && !at[n])
@@ -99,7 +111,7 @@ static void test_free_space_model(void)
             put(&f, i * PAGES + first, n, &g[i]);
             memset(at, true, n);
             total += n;
-        } else if (rng_below(&rng, 8) ? ms_freelist_take(&f, len * page, &e, &emptied) : ms_freelist_take_any(&f, &e, &emptied)) {
+        } else if (rng_below(&rng, 20) ? ms_freelist_take(&f, len * page, &e, &emptied) : ms_freelist_take_any(&f, &e, &emptied)) {
             size_t taken = (size_t)(e.len / page), from = (size_t)(e.offset / page);
             for (size_t k = 0; k < taken; k++) {
                 g_assert_true(is_free[from + k]);
@@ -108,6 +120,8 @@ static void test_free_space_model(void)
             g_assert_true(e.segment == &g[from / PAGES] && (from + taken - 1) / PAGES == from / PAGES);
             total -= taken;
             g_assert_cmpint(emptied, ==, memchr(is_free + from / PAGES * PAGES, true, PAGES) == NULL);
+        } else {
+            g_assert_cmpuint(longest_run(is_free), <, len);
         }
         g_assert_cmpuint(f.bytes, ==, total * page);
     }
