@@ -177,7 +177,7 @@ mutate "the forks counter is ignored when space is given back" store.c 's/ && c-
 mutate "a child gives back its parent's space" store.c 's/ && c->store->process == ms_process() && c->forks == ms_forks()//' limit
 mutate "space still in use is given back with a chunk" store.c '/^static void reclaim_add/,/^}/s/r->len = len;/r->len = len + ms_os->page_size();/' "view model"
 mutate "reused space stays free" freelist.c '/^static void take_out/,/^}/s/set_free(g, first, pages, false);//' store
-mutate "free space may be shorter than what is asked for" freelist.c '/^bool ms_freelist_take(/,/^}/s/if (run < pages)/if (run < 1)/' store
+mutate "free space may be shorter than what is asked for" freelist.c '/^static size_t find_run/,/^}/s/(~word) >= pages)/(~word) >= 1)/' store
 mutate "used space is handed out where zeros were asked for" store.c 's/if (!stale || !reuse(/if (!reuse(/' "mutable model"
 mutate "offsets of a store wrap around" store.c 's/if (offset > INT64_MAX || len > INT64_MAX - offset)/if (!len)/' store
 mutate "a store grows by setting its length" store.c 's/return e < 0 || now >= c->offset + len ? e : write_all(c, "", 1, len - 1);/return e < 0 || now >= c->offset + len ? e : ms_os->object_grow(\&c->store->object, c->offset + len);/' thread
