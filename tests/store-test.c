@@ -78,13 +78,13 @@ static void test_segments_stay_apart(void)
     ms_os->free(b.free_bits);
 }
 
-enum { PAGES = 300, SEGMENTS = 3 };
+enum { SEGMENT_PAGES = 300, SEGMENTS = 3 };
 
 static size_t longest_run(const bool *is_free)
 {
     size_t longest = 0, run = 0;
-    for (size_t k = 0; k < SEGMENTS * PAGES; k++) {
-        run = k % PAGES && is_free[k] ? run + 1 : is_free[k];
+    for (size_t k = 0; k < SEGMENTS * SEGMENT_PAGES; k++) {
+        run = k % SEGMENT_PAGES && is_free[k] ? run + 1 : is_free[k];
         longest = run > longest ? run : longest;
     }
     return longest;
@@ -94,21 +94,21 @@ static size_t longest_run(const bool *is_free)
 static void test_free_space_model(void)
 {
     struct segment g[SEGMENTS];
-    bool is_free[SEGMENTS * PAGES] = {false};
+    bool is_free[SEGMENTS * SEGMENT_PAGES] = {false};
     struct rng rng = {(uint64_t)g_test_rand_int()};
     struct freelist f = {0};
     size_t total = 0;
     for (size_t i = 0; i < SEGMENTS; i++)
-        g[i] = segment_of(i * PAGES, PAGES);
+        g[i] = segment_of(i * SEGMENT_PAGES, SEGMENT_PAGES);
     for (int step = 0; step < 20000; step++) {
-        size_t i = rng_below(&rng, SEGMENTS), first = rng_below(&rng, PAGES), most = rng_below(&rng, 4) ? 9 : 150, n = 0;
-        size_t len = 1 + rng_below(&rng, least(PAGES - first, most));
-        bool *at = is_free + i * PAGES + first, emptied;
+        size_t i = rng_below(&rng, SEGMENTS), first = rng_below(&rng, SEGMENT_PAGES), most = rng_below(&rng, 4) ? 9 : 150, n = 0;
+        size_t len = 1 + rng_below(&rng, least(SEGMENT_PAGES - first, most));
+        bool *at = is_free + i * SEGMENT_PAGES + first, emptied;
         struct free_extent e;
         while (n < len && !at[n])
             n++;
         if (n && rng_below(&rng, 2)) {
-            put(&f, i * PAGES + first, n, &g[i]);
+            put(&f, i * SEGMENT_PAGES + first, n, &g[i]);
             memset(at, true, n);
             total += n;
         } else if (rng_below(&rng, 20) ? ms_freelist_take(&f, len * page, &e, &emptied) : ms_freelist_take_any(&f, &e, &emptied)) {
@@ -117,17 +117,17 @@ static void test_free_space_model(void)
                 g_assert_true(is_free[from + k]);
                 is_free[from + k] = false;
             }
-            g_assert_true(e.segment == &g[from / PAGES] && (from + taken - 1) / PAGES == from / PAGES);
+            g_assert_true(e.segment == &g[from / SEGMENT_PAGES] && (from + taken - 1) / SEGMENT_PAGES == from / SEGMENT_PAGES);
             total -= taken;
-            g_assert_cmpint(emptied, ==, memchr(is_free + from / PAGES * PAGES, true, PAGES) == NULL);
+            g_assert_cmpint(emptied, ==, memchr(is_free + from / SEGMENT_PAGES * SEGMENT_PAGES, true, SEGMENT_PAGES) == NULL);
         } else {
             g_assert_cmpuint(longest_run(is_free), <, len);
         }
         g_assert_cmpuint(f.bytes, ==, total * page);
     }
     /* What is not to be had is not there. */
-    for (size_t k = 0, run = 0; k < SEGMENTS * PAGES; k++) {
-        run = k % PAGES && is_free[k] ? run + 1 : is_free[k];
+    for (size_t k = 0, run = 0; k < SEGMENTS * SEGMENT_PAGES; k++) {
+        run = k % SEGMENT_PAGES && is_free[k] ? run + 1 : is_free[k];
         uint64_t where;
         bool emptied;
         if (run == 2) {
