@@ -21,6 +21,9 @@
 # define RUNNING_ON_VALGRIND 0
 #endif
 
+/* As lib/image.c has them: 64^n pages to a slot; what is less than a node is cut at multiples of 16. */
+enum { FANOUT_BITS = 6, FANOUT = 1 << FANOUT_BITS, PART = 16 };
+
 /* ---- memory and chunks --------------------------------------------------------------------------- */
 
 static atomic_size_t live_blocks, allocations;  /* not freed yet; ever made */
@@ -166,7 +169,7 @@ static struct image *fragmented_image(size_t pages)
 static unsigned height(size_t pages)
 {
     unsigned h = 0;
-    for (size_t rest = pages - 1; rest > 0; rest /= 16)
+    for (size_t rest = pages - 1; rest > 0; rest /= FANOUT)
         h++;
     return h;
 }
@@ -197,7 +200,7 @@ static void test_empty(void)
 
 static void test_one_run(void)
 {
-    static const size_t sizes[] = { 1, 2, 15, 16, 17, 255, 256, 257, 4097, 100000, (size_t)1 << 30, SIZE_MAX };
+    static const size_t sizes[] = { 1, 2, 63, 64, 65, 255, 256, 257, 4097, 100000, (size_t)1 << 30, SIZE_MAX };
     for (size_t n = 0; n < G_N_ELEMENTS(sizes); n++) {
         size_t pages = sizes[n];
         struct image *i = zero_image(pages), *of = NULL;
@@ -249,7 +252,7 @@ static void test_extremes(void)
 /* Runs put in piece by piece, in any order, end as one slot without a node, whatever the size of the image. */
 static void test_collapse(void)
 {
-    static const size_t sizes[] = { 2, 15, 16, 17, 31, 255, 256, 257, 4097 };
+    static const size_t sizes[] = { 2, 15, 16, 17, 63, 64, 65, 127, 257, 4096, 4097 };
     for (size_t n = 0; n < G_N_ELEMENTS(sizes); n++) {
         size_t pages = sizes[n];
         struct chunk *c = chunk_new(pages), *other = chunk_new(1), *owned = NULL;
@@ -361,8 +364,8 @@ static void test_usage(void)
 
 static size_t block_by_definition(size_t page, size_t pages)
 {
-    size_t best = MIN(pages, 16 - page % 16);
-    for (size_t block = 16; block <= pages && page % block == 0; block *= 16)
+    size_t best = page % PART || pages < PART ? MIN(pages, PART - page % PART) : PART;
+    for (size_t block = FANOUT; block <= pages && page % block == 0; block *= FANOUT)
         best = block;
     return best;
 }
@@ -372,10 +375,10 @@ static void test_block(void)
     for (size_t page = 0; page < 600; page++)
         for (size_t pages = 1; pages < 600; pages++)
             g_assert_cmpuint(ms_image_block(page, pages), ==, block_by_definition(page, pages));
-    g_assert_cmpuint(ms_image_block(0, 65535), ==, 4096);
-    g_assert_cmpuint(ms_image_block(0, 65536), ==, 65536);
-    g_assert_cmpuint(ms_image_block(4096, 65536), ==, 4096);
-    g_assert_cmpuint(ms_image_block(0, SIZE_MAX), ==, SIZE_MAX / 16 + 1);
+    g_assert_cmpuint(ms_image_block(0, 262143), ==, 4096);
+    g_assert_cmpuint(ms_image_block(0, 262144), ==, 262144);
+    g_assert_cmpuint(ms_image_block(4096, 262144), ==, 4096);
+    g_assert_cmpuint(ms_image_block(0, SIZE_MAX), ==, (size_t)1 << (sizeof(size_t) * 8 - 1) / FANOUT_BITS * FANOUT_BITS);
     g_assert_cmpuint(ms_image_block(5, 3), ==, 3);
     g_assert_cmpuint(ms_image_block(5, 30), ==, 11);
 }
@@ -388,7 +391,7 @@ static void test_block_fills_slot(void)
         size_t block = ms_image_block(page, pages);
         struct chunk *c = chunk_new(block);
         struct image *i = image_with(zero, (struct run){ page, block, c, 0 });
-        g_assert_cmpuint(ms_chunk_refs(c) - 1, ==, block < 16 ? block : 1);
+        g_assert_cmpuint(ms_chunk_refs(c) - 1, ==, block < FANOUT ? block : 1);
         chunk_release(c);
         struct image *gone = image_with(i, (struct run){ page, block, NULL, 0 });
         ms_image_unref(i);
@@ -404,7 +407,7 @@ static void test_block_fills_slot(void)
 
 static void test_copy_cost(void)
 {
-    static const size_t sizes[] = { 1, 2, 16, 17, 256, 257, 4097, 100000 };
+    static const size_t sizes[] = { 1, 2, 64, 65, 256, 257, 4097, 100000 };
     for (size_t n = 0; n < G_N_ELEMENTS(sizes); n++) {
         size_t pages = sizes[n];
         if (RUNNING_ON_VALGRIND && pages > 5000)
@@ -429,6 +432,68 @@ static void test_copy_cost(void)
         chunk_release(c);
         assert_nothing_left();
     }
+}
+
+/* A changed page here and there leaves one reference to what was there before in each node on its way, and takes none
+ * with it that its neighbours need. */
+static void test_one_reference_for_the_rest(void)
+{
+    enum { PAGES = FANOUT * FANOUT * FANOUT };
+    struct chunk *base = chunk_new(PAGES), *c = chunk_new(1);
+    struct image *whole = NULL;
+    g_assert_cmpint(ms_image_of_chunk(base, PAGES, &whole), ==, 0);
+    g_assert_cmpuint(ms_chunk_refs(base), ==, 2);
+    struct image *one = image_with(whole, (struct run){ 1000, 1, c, 0 });
+    g_assert_cmpuint(ms_chunk_refs(base), ==, 2 + 3);
+    struct image *two = image_with(one, (struct run){ 1001, 1, c, 0 });     /* in the same nodes: copies of them */
+    g_assert_cmpuint(ms_chunk_refs(base), ==, 2 + 3 + 3);
+    ms_image_unref(one);
+    ms_image_unref(whole);
+    g_assert_cmpuint(ms_chunk_refs(base), ==, 1 + 3);
+    struct image_edit e;
+    g_assert_cmpint(ms_image_edit_begin(&e, two), ==, 0);
+    ms_image_unref(two);
+    struct run leaf = { 1000 / FANOUT * FANOUT, FANOUT - 1, c, 0 }, last = { leaf.first + FANOUT - 1, 1, c, 0 };
+    for (size_t k = 0; k < leaf.pages; k++) {
+        struct run run = { leaf.first + k, 1, c, 0 };
+        g_assert_cmpint(ms_image_edit_set(&e, &run), ==, 0);
+        g_assert_cmpuint(ms_chunk_refs(base), ==, 1 + 3);
+    }
+    g_assert_cmpint(ms_image_edit_set(&e, &last), ==, 0);   /* nothing is left of the base there */
+    g_assert_cmpuint(ms_chunk_refs(base), ==, 1 + 2);
+    struct run back = { 0, PAGES, base, 0 };
+    g_assert_cmpint(ms_image_edit_set(&e, &back), ==, 0);
+    g_assert_cmpuint(ms_chunk_refs(base), ==, 1 + 1);
+    g_assert_cmpuint(ms_chunk_refs(c), ==, 1);
+    ms_image_edit_abandon(&e);
+    chunk_release(c);
+    chunk_release(base);
+    assert_nothing_left();
+}
+
+/* When the last child of a node that was part of a chunk gets a slot of its own, zero pages do without theirs: so that
+ * the node goes when the other children become zero as well. */
+static void test_rest_becomes_zero(void)
+{
+    struct chunk *base = chunk_new(FANOUT * FANOUT), *c = chunk_new(1);
+    struct image *whole = NULL;
+    struct image_edit e;
+    g_assert_cmpint(ms_image_of_chunk(base, FANOUT * FANOUT, &whole), ==, 0);
+    g_assert_cmpint(ms_image_edit_begin(&e, whole), ==, 0);
+    for (size_t round = 0; round < 2; round++)
+        for (size_t k = 0; k < FANOUT; k++) {
+            struct run run = { k, 1, round || k % 3 == 0 ? NULL : c, 0 };
+            if (round == 0 || k % 3)
+                g_assert_cmpint(ms_image_edit_set(&e, &run), ==, 0);
+        }
+    assert_run(e.image, 0, (size_t)FANOUT * FANOUT, FANOUT, NULL, 0);
+    g_assert_cmpuint(live_blocks, ==, 3);   /* two images and a node over 64 leaves */
+    g_assert_cmpuint(ms_chunk_refs(c), ==, 1);
+    ms_image_edit_abandon(&e);
+    ms_image_unref(whole);
+    chunk_release(c);
+    chunk_release(base);
+    assert_nothing_left();
 }
 
 /* Chunks freed together are given back in page order, before the call returns. */
@@ -623,7 +688,7 @@ static int compare_sizes(const void *a, const void *b)
     return (x > y) - (x < y);
 }
 
-/* Cuts where it matters: at random, around multiples of powers of 16, at both ends. */
+/* Cuts where it matters: at random, around multiples of powers of 64, at both ends. */
 static void model_cut(struct model *m, size_t pages, size_t max_cells)
 {
     m->pages = pages;
@@ -638,7 +703,7 @@ static void model_cut(struct model *m, size_t pages, size_t max_cells)
     m->cuts[n++] = 0;
     m->cuts[n++] = pages;
     while (n < max_cells) {
-        size_t block = (size_t)1 << 4 * random_below(height(pages));
+        size_t block = (size_t)1 << FANOUT_BITS * random_below(height(pages));
         size_t at = random_below(pages) / block * block + random_below(5) - 2;
         if (at < pages)
             m->cuts[n++] = at;
@@ -789,8 +854,8 @@ static size_t nodes_needed(const struct model *m, const struct version *v, size_
     if (m->cuts[n + 1] >= end)
         return 0;
     size_t nodes = 1;
-    for (size_t at = first; at < end; at += size / 16)
-        nodes += nodes_needed(m, v, at, bits - 4);
+    for (size_t at = first; at < end; at += size / FANOUT)
+        nodes += nodes_needed(m, v, at, bits - FANOUT_BITS);
     return nodes;
 }
 
@@ -808,7 +873,7 @@ static void check_canonical(const struct model *m, const struct version *v)
             g_assert_cmpint(ms_image_edit_set(&e, &run), ==, 0);
         }
     struct image *i = ms_image_edit_finish(&e);
-    g_assert_cmpuint(live_blocks - before, ==, 1 + nodes_needed(m, v, 0, 4 * height(m->pages)));
+    g_assert_cmpuint(live_blocks - before, ==, 1 + nodes_needed(m, v, 0, FANOUT_BITS * height(m->pages)));
     g_assert_false(ms_image_differs(i, v->image, 0, m->pages, &first, &pages));
     ms_image_unref(i);
 }
@@ -851,7 +916,7 @@ static void random_cells(const struct model *m, size_t *from, size_t *to)
         *to = random_below(3) ? 1 + random_below(n) : n;
         return;
     case 4:
-        block = (size_t)1 << 4 * random_below(height(m->pages) + 1);
+        block = (size_t)1 << FANOUT_BITS * random_below(height(m->pages) + 1);
         *from = cell_of(m, m->cuts[*from] / block * block);
         *to = cell_of(m, MIN(m->pages, m->cuts[*from] + MIN(block, m->pages)) - 1) + 1;
         return;
@@ -1014,7 +1079,7 @@ static void test_model(const void *data)
         drop_version(&m);
     if (m.versions->len == 1) {
         const struct version *last = g_ptr_array_index(m.versions, 0);
-        g_assert_cmpuint(live_blocks, ==, 1 + nodes_needed(&m, last, 0, 4 * height(m.pages)));
+        g_assert_cmpuint(live_blocks, ==, 1 + nodes_needed(&m, last, 0, FANOUT_BITS * height(m.pages)));
         check_all(&m);
         drop_version(&m);
     }
@@ -1097,9 +1162,13 @@ int main(int argc, char **argv)
         { "/image/model/15", 15, 10000, 1000 },
         { "/image/model/16", 16, 10000, 1000 },
         { "/image/model/17", 17, 10000, 1000 },
+        { "/image/model/63", 63, 10000, 800 },
+        { "/image/model/64", 64, 10000, 800 },
+        { "/image/model/65", 65, 10000, 800 },
         { "/image/model/255", 255, 10000, 600 },
         { "/image/model/256", 256, 10000, 600 },
         { "/image/model/257", 257, 10000, 600 },
+        { "/image/model/4096", 4096, 10000, 150 },
         { "/image/model/4097", 4097, 10000, 150 },
         { "/image/model/100000", 100000, 2000, 200 },
         { "/image/model/100000-pages", 100000, 100000, 12 },
@@ -1118,6 +1187,8 @@ int main(int argc, char **argv)
     g_test_add_func("/image/block", test_block);
     g_test_add_func("/image/block-fills-slot", test_block_fills_slot);
     g_test_add_func("/image/copy-cost", test_copy_cost);
+    g_test_add_func("/image/one-reference-for-the-rest", test_one_reference_for_the_rest);
+    g_test_add_func("/image/rest-becomes-zero", test_rest_becomes_zero);
     g_test_add_func("/image/reclaim-in-order", test_reclaim_in_order);
     g_test_add_func("/image/set-to-itself", test_set_to_itself);
     g_test_add_func("/image/allocation-failures", test_allocation_failures);
