@@ -65,6 +65,23 @@ static bool continues(const struct run *m, const struct run *r, size_t shortest)
            r->first - (m->first + m->pages) < shortest;
 }
 
+/* The run from the image's first page on if only a few are before it and the chunk has something to map there. */
+static struct run from_start(struct run r, size_t shortest)
+{
+    if (r.first >= shortest || r.chunk_page < r.first)
+        return r;
+    return (struct run){0, r.first + r.pages, r.chunk, r.chunk_page - r.first};
+}
+
+/* The same for its end. */
+static struct run to_end(struct run r, size_t pages, size_t shortest)
+{
+    size_t missing = pages - (r.first + r.pages);
+    if (missing < shortest && r.chunk->pages - (r.chunk_page + r.pages) >= missing)
+        r.pages += missing;
+    return r;
+}
+
 /* One open run is carried along: runs of the same chunk that continue it across short gaps extend it. A run that is too short is
  * left to be copied, unless its chunk goes on underneath and the open run is no better. */
 static int plan_runs(struct plan *p, const struct image *i, size_t shortest)
@@ -82,11 +99,11 @@ static int plan_runs(struct plan *p, const struct image *i, size_t shortest)
             int e = live >= shortest ? plan_add(p, open) : 0;
             if (e < 0)
                 return e;
-            open = r;
+            open = from_start(r, shortest);
             live = r.pages;
         }
     }
-    return live >= shortest || (live && live == pages) ? plan_add(p, open) : 0;
+    return live >= shortest || (live && live == pages) ? plan_add(p, to_end(open, pages, shortest)) : 0;
 }
 
 static int plan_make(struct plan *p, const struct image *i, unsigned flags)

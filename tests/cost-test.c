@@ -56,6 +56,32 @@ static void test_first_open(void)
     memsnap_snapshot_unref(s);
 }
 
+/* One mapping underneath and one read for the changed page, wherever that is. */
+static void test_open_child(void)
+{
+    static const size_t changed[] = {0, 2, 500, 997, 999};
+    unsigned char *expected = pattern(1000 * page, 1);
+    memsnap_snapshot *s = snap(expected, 1000 * page);
+    for (size_t k = 0; k < G_N_ELEMENTS(changed); k++) {
+        memsnap_view *v = view(s);
+        bytes(v)[changed[k] * page] ^= 1;
+        expected[changed[k] * page] ^= 1;
+        memsnap_snapshot *t = take(v);
+        memsnap_view_unref(v);
+        size_t new = fault_count(FAULT_MAP_NEW), over = fault_count(FAULT_MAP_OVER), reads = fault_count(FAULT_OBJECT_READ);
+        v = view(t);
+        g_assert_cmpuint(counted(FAULT_MAP_NEW, new), ==, config_is("heap") ? 0 : 1);
+        g_assert_cmpuint(counted(FAULT_MAP_OVER, over), ==, 0);
+        g_assert_cmpuint(counted(FAULT_OBJECT_READ, reads), ==, config_is("heap") ? 0 : 1);
+        assert_same(bytes(v), expected, 1000 * page);
+        expected[changed[k] * page] ^= 1;
+        memsnap_view_unref(v);
+        memsnap_snapshot_unref(t);
+    }
+    memsnap_snapshot_unref(s);
+    g_free(expected);
+}
+
 /* The same pages each round: after the first rounds there is nothing to fault in and nothing to ask but the scan. */
 static void test_stable_restore(void)
 {
@@ -127,6 +153,7 @@ int main(int argc, char **argv)
     test_init(&argc, &argv);
     test_add("recycled-open", test_recycled_open, TEST_SOURCES);
     test_add("first-open", test_first_open, 0);
+    test_add("open-child", test_open_child, 0);
     test_add("stable-restore", test_stable_restore, 0);
     test_add("take", test_take, TEST_SOURCES);
     test_add("no-pages", test_no_pages, 0);
