@@ -52,6 +52,7 @@ if [ -z "$work" ]; then
 fi
 mkdir -p "$work/tree" || exit 2
 (cd "$src" && tar cf - --exclude=./build --exclude=./.git --exclude=./.ci/logs .) | (cd "$work/tree" && tar xf -) || die "cannot copy"
+touch "$work"/tree/lib/*.c "$work"/tree/lib/os/*.c      # what was built last there may be a mutant
 
 # build TARGET...: in the copy; its output is kept for when it fails.
 build()
@@ -163,13 +164,28 @@ mutate()
 mutate "the last child of a block is forgotten" image.c 's/child_index(b, b.end - 1) + 1;/child_index(b, b.end - 1);/' image
 mutate "a slot takes no reference to what replaces it" image.c '/^static void slot_replace/,/^}/s/slots_ref(&by, 1);//' image
 mutate "a slot gives no reference back" image.c '/^static void slot_drop/,/^}/s/ms_chunk_unref(s->chunk, r);/(void)r;/' image
-mutate "an edit changes nodes that others share" image.c '/^static int slot_own/,/^}/s/is_node(s) \&\& ms_ref_count(.*) == 1)/is_node(s))/' image
-mutate "runs of other chunks count as continuing" image.c '/^void ms_image_run/,/^}/s/if (!slot_same(c.slot, &wanted))/if (c.slot->page == IS_NODE)/' image
-mutate "nodes are never collapsed" image.c '/^static void slot_collapse/,/^}/s/if (is_node(&v\[0\]))/if (s)/' image
+mutate "an edit changes nodes that others share" image.c '/^static bool is_owned/,/^}/s/is_node(s) \&\& .*;/is_node(s);/' image
+mutate "runs of other chunks count as continuing" image.c '/^void ms_image_run/,/^}/s/if (!slot_same(&c.slot, &wanted))/if (c.slot.page == IS_NODE)/' image
+mutate "full nodes are never collapsed" image.c '/^static bool node_is_run/,/^}/s/if (is_node(&v\[0\]))/if (v)/' image
+mutate "nodes without slots stay" image.c '/^static void slot_collapse/,/^}/s/if (!n->own)/if (!n)/' image
+mutate "a full node keeps what none of its children is part of" image.c '/^static void slot_collapse/,/^}/s/n->own == all \&\& n->rest.chunk/!n/' image
+mutate "when the rest goes its zero children keep their slots" image.c '/^static void slot_collapse/,/^}/s/mask = all;//' image
+mutate "slots that say no more than the rest stay" image.c '/^static void slot_collapse/,/^}/s/node_merge(n, b, mask, r);//' image
+mutate "new slots of an owned node take no reference" image.c '/^static int slot_own/,/^}/s/ms_chunk_ref_many(.*);/(void)n;/' image
+mutate "a copied node takes no reference to the rest" image.c '/^static int slot_own/,/^}/s/slots_ref(&n->rest, 1);//' image
+mutate "a node keeps its reference to the rest" image.c '/^static void slot_drop/,/^}/s/ms_chunk_unref(n->rest.chunk, r);//' image
+mutate "the rest reaches over the next slot" image.c '/^static void cursor_enter/,/^}/s/lowest_bit(behind)/lowest_bit(behind) + 1/' image
+mutate "the rest begins before the slot in front" image.c '/^static void cursor_enter/,/^}/s/highest_bit(before) + 1/highest_bit(before)/' image
+mutate "nodes of different rests differ in their slots only" image.c '/^static children_mask may_differ/,/^}/s/if (!slot_same(rest_of_a, rest_of_b))/if (!a)/' image
+mutate "slots of the second node only do not count" image.c '/^static children_mask may_differ/,/^}/s/(is_node(b) ? b->node->own : 0)/0/' image
+mutate "the rest counts once for each child" image.c '/^static int inventory_take/,/^}/s/exclusive \&\& has_own(n, i)/exclusive/' image
+mutate "the rest does not count" image.c '/^static int inventory_take/,/^}/s/inventory_rest(.*);/(void)n;/' image
 mutate "a chunk that others refer to counts as exclusive" image.c 's/ms_ref_count(&i->refs) != 1 || ms_chunk_refs(root->chunk) != 1/ms_ref_count(\&i->refs) != 1/' "image mutable"
 mutate "an image that others refer to counts as exclusive" image.c 's/ms_ref_count(&i->refs) != 1 || ms_chunk_refs(root->chunk) != 1/ms_chunk_refs(root->chunk) != 1/' "image mutable"
 mutate "a difference ends one page early" image.c '/^bool ms_image_differs/,/^}/s/\*pages = d.end - d.first;/*pages = d.end - d.first > 1 ? d.end - d.first - 1 : 1;/' image
 mutate "shared nodes count as this image's own" image.c '/^static int inventory_take/,/^}/s/exclusive = exclusive .*;//' image
+mutate "a child whose first page changed is mapped in pieces" mapping.c 's/open = from_start(r, shortest);/open = r;/' cost
+mutate "a child whose last page changed is mapped in pieces" mapping.c 's/to_end(open, pages, shortest)/open/' cost
 
 # ---- chunks, stores, free space -----------------------------------------------------------------
 
@@ -247,7 +263,8 @@ mutate "the rest of a range that is cut in two is lost" protection.c '/^static s
 
 # ---- restoring and recycling --------------------------------------------------------------------
 
-mutate "the last block of a page is not restored" restore.c '/^static bool put_page/,/^}/s/at < ps;/at < ps - BLOCK;/' view
+mutate "the last block of a page is not restored" restore.c '/^static bool put_page/,/^}/s/bytes + at, ps - at)/bytes + at, ps - at - BLOCK)/' view
+mutate "the first block that differs is all that is restored" restore.c '/^static bool put_page/,/^}/s/bytes + at, ps - at)/bytes + at, BLOCK)/' view
 mutate "a restore keeps the old takes" restore.c '/^int ms_restore(/,/^}/{s/ms_image_unref(m->latest);//;s/m->latest = NULL;//;}' "view model"
 mutate "restore_to copies dirty pages only" restore.c '/^static int copy_to/,/^}/s/, .differences = d}/}; (void)d/' view
 mutate "restore_to leaves what differs behind the last candidate" restore.c '/^static int copy_back/,/^}/s/e = copy_differences(p, p->m->pages);/e = 0;/' view
