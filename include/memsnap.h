@@ -860,7 +860,7 @@ struct memsnap_view_stats {
     size_t copied_pages;
     /** How often the view was restored. A recycled view brings its counts along. */
     size_t restores;
-    /** Pages that restoring copied back. */
+    /** Pages that restoring copied back; where many had changed, a few that had not may be among them. */
     size_t restored_pages;
     /** How often restoring mapped anew rather than copied. */
     size_t remaps;

@@ -264,6 +264,9 @@ mutate "the rest of a range that is cut in two is lost" protection.c '/^static s
 # ---- restoring and recycling --------------------------------------------------------------------
 
 mutate "the last block of a page is not restored" restore.c '/^static bool put_page/,/^}/s/bytes + at, ps - at)/bytes + at, ps - at - BLOCK)/' view
+mutate "pages that may not be private are copied without a look" restore.c 's/p->private = !scan.all;/p->private = true;/' view
+mutate "clean pages do not make the next ones be looked at" restore.c '/^static bool is_worth_a_look/,/^}/s/p->clean || //' view
+mutate "no page is looked at again after many dirty ones" restore.c '/^static bool is_worth_a_look/,/^}/s/ || p->dirty % SAMPLE == 0//' view
 mutate "the first block that differs is all that is restored" restore.c '/^static bool put_page/,/^}/s/bytes + at, ps - at)/bytes + at, BLOCK)/' view
 mutate "a restore keeps the old takes" restore.c '/^int ms_restore(/,/^}/{s/ms_image_unref(m->latest);//;s/m->latest = NULL;//;}' "view model"
 mutate "restore_to copies dirty pages only" restore.c '/^static int copy_to/,/^}/s/, .differences = d}/}; (void)d/' view

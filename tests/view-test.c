@@ -475,6 +475,55 @@ static void test_restore_working_sets(void)
     g_free(data);
 }
 
+/* How many pages from `at` on the kernel calls private, whatever the configuration looks for them by; -1: no way to tell. */
+static int private_pages(void *at, size_t pages)
+{
+    struct os_range v[8];
+    uintptr_t cursor = (uintptr_t)at, end = cursor + pages * page;
+    size_t bytes_found = 0;
+    while (cursor < end) {
+        int n = config.os->candidates(OS_SOURCE_SCAN, &cursor, end, v, G_N_ELEMENTS(v));
+        if (n < 0)
+            return -1;
+        for (int i = 0; i < n; i++)
+            bytes_found += v[i].end - v[i].start;
+    }
+    return (int)(bytes_found / page);
+}
+
+/* Of many dirty pages most are copied back without a look. That must make no page private that was not, and end where clean ones begin. */
+static void test_restore_many_dirty(void)
+{
+    enum { PAGES = 400, DIRTY = 100, STILL_DIRTY = 64, SAMPLE = 8 };
+    unsigned char *data = pattern(PAGES * page, 1);
+    memsnap_snapshot *s = snap(data, PAGES * page);
+    memsnap_view *v = view(s);
+    int before = private_pages(bytes(v), PAGES);
+    for (size_t n = 0; n < DIRTY; n++)
+        bytes(v)[(n + 1) * page - 1] ^= 1;
+    assert_ok(memsnap_view_restore(v));
+    assert_same(bytes(v), data, PAGES * page);
+    if (before == 0)
+        g_assert_cmpint(private_pages(bytes(v), PAGES), ==, DIRTY);
+
+    size_t restored = view_stats(v).restored_pages;
+    g_assert_cmpuint(restored, >=, DIRTY);
+    g_assert_cmpuint(restored, <, DIRTY + SAMPLE);
+    size_t expected = restored;
+    for (size_t n = 0; n < DIRTY; n++) {
+        if (n < STILL_DIRTY || n % 2) {
+            bytes(v)[(n + 1) * page - 1] ^= 1;
+            expected++;
+        }
+    }
+    assert_ok(memsnap_view_restore(v));
+    assert_same(bytes(v), data, PAGES * page);
+    g_assert_cmpuint(view_stats(v).restored_pages, ==, expected);
+    memsnap_view_unref(v);
+    memsnap_snapshot_unref(s);
+    g_free(data);
+}
+
 /* A few pages of a large image are written and everything around them is read, often enough for the view to be trimmed, with other pages
  * coming later, a child whose pages lie among them, protections, and a mapping made anew in between. */
 static void test_restore_trimmed(void)
@@ -1158,6 +1207,7 @@ int main(int argc, char **argv)
     test_add("take-atomic", test_take_atomic, TEST_SOURCES);
     test_add("restore", test_restore, TEST_SOURCES);
     test_add("restore-working-sets", test_restore_working_sets, TEST_SOURCES);
+    test_add("restore-many-dirty", test_restore_many_dirty, TEST_SOURCES);
     test_add("restore-trimmed", test_restore_trimmed, TEST_SOURCES);
     test_add("restore-to", test_restore_to, TEST_SOURCES);
     test_add("restore-to-scattered", test_restore_to_scattered, TEST_SOURCES);
