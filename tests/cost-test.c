@@ -82,6 +82,18 @@ static void test_open_child(void)
     g_free(expected);
 }
 
+/* A full file system is to say so when the writer is opened, not by SIGBUS when it stores: space is asked for, once. */
+static void test_open_writer(void)
+{
+    memsnap_snapshot *s = snap_pattern(100 * page, 1);
+    size_t commits = fault_count(FAULT_OBJECT_COMMIT), maps = fault_count(FAULT_MAP_NEW);
+    memsnap_view *v = view_mut(s);
+    g_assert_cmpuint(counted(FAULT_OBJECT_COMMIT, commits), ==, config_is("heap") ? 0 : 1);
+    g_assert_cmpuint(counted(FAULT_MAP_NEW, maps), ==, config_is("heap") ? 0 : 1);
+    memsnap_view_unref(v);
+    memsnap_snapshot_unref(s);
+}
+
 /* The same pages each round: after the first rounds there is nothing to fault in and nothing to ask but the scan. */
 static void test_stable_restore(void)
 {
@@ -154,6 +166,7 @@ int main(int argc, char **argv)
     test_add("recycled-open", test_recycled_open, TEST_SOURCES);
     test_add("first-open", test_first_open, 0);
     test_add("open-child", test_open_child, 0);
+    test_add("open-writer", test_open_writer, 0);
     test_add("stable-restore", test_stable_restore, 0);
     test_add("take", test_take, TEST_SOURCES);
     test_add("no-pages", test_no_pages, 0);

@@ -915,6 +915,29 @@ static void without_writer(void *arg)
     family_free(f);
 }
 
+static void without_file_writer(void *arg)
+{
+    memsnap_snapshot *out = UNTOUCHED;
+    assert_refused(memsnap_view_take_snapshot(arg, 0, &out), -EBADF, out);
+    g_assert_cmpint(memsnap_view_restore(arg), ==, -EBADF);
+}
+
+/* The file is the child's as well, the lease is not. */
+static void fork_with_file_writer(void *arg)
+{
+    memsnap_snapshot *s = NULL;
+    char *path = temp_file("written", "abc", 3);
+    (void)arg;
+    assert_ok(memsnap_snapshot_new_from_file(path, MEMSNAP_FILE_SHARED, &s));
+    memsnap_view *m = view_mut(s);
+    child_run(without_file_writer, m);
+    bytes(m)[0] = 'x';
+    assert_content(s, "xbc", 3);
+    memsnap_view_unref(m);
+    memsnap_snapshot_unref(s);
+    g_free(path);
+}
+
 static void fork_with_writer(void *arg)
 {
     (void)arg;
@@ -1247,6 +1270,7 @@ static void test_grandchildren(void)
 static void test_fork_with_writer(void)
 {
     child_run(fork_with_writer, NULL);
+    child_run(fork_with_file_writer, NULL);
 }
 
 int main(int argc, char **argv)

@@ -720,6 +720,46 @@ static void test_tracked(void)
     }
 }
 
+/* Where tracking ended (an atomic take, a mapping made anew) it is not claimed, and beginning again loses nothing of what is private by
+ * then, the first and the last page included. */
+static void test_tracked_anew(void)
+{
+    enum { PAGES = 300 };
+    if (cannot_track())
+        return;
+    unsigned char *model = pattern(PAGES * page, 1), *far = pattern(PAGES * page, 2);
+    memsnap_snapshot *s = snap(model, PAGES * page), *stranger = snap(far, PAGES * page), *t = NULL;
+    memsnap_view *m = view_mut_tracked(s);
+    memsnap_snapshot_unref(take(m));
+    for (int round = 0; round < 3; round++) {
+        for (size_t p = 0; p < PAGES; p += PAGES - 1)
+            bytes(m)[p * page] = model[p * page] = (unsigned char)round;
+        if (round == 1 && memsnap_view_take_snapshot(m, MEMSNAP_TAKE_ATOMIC, &t) == 0) {
+            g_assert_cmpstr(view_stats(m).dirty_source, !=, "write-protect");
+            assert_content(t, model, PAGES * page);
+            memsnap_snapshot_unref(t);
+            for (size_t p = 0; p < PAGES; p += PAGES - 1)
+                bytes(m)[p * page] = model[p * page] = 77;
+        }
+        t = take(m);
+        g_assert_cmpstr(view_stats(m).dirty_source, ==, "write-protect");
+        assert_content(t, model, PAGES * page);
+        memsnap_snapshot_unref(t);
+    }
+    assert_ok(memsnap_view_restore_to(m, stranger));
+    g_assert_cmpstr(view_stats(m).dirty_source, !=, "write-protect");
+    bytes(m)[0] = far[0] = 99;
+    t = take(m);
+    g_assert_cmpstr(view_stats(m).dirty_source, ==, "write-protect");
+    assert_content(t, far, PAGES * page);
+    memsnap_snapshot_unref(t);
+    memsnap_view_unref(m);
+    memsnap_snapshot_unref(s);
+    memsnap_snapshot_unref(stranger);
+    g_free(model);
+    g_free(far);
+}
+
 /* A take looks at what was stored since the last one, and at nothing else. */
 static void test_tracked_costs(void)
 {
@@ -876,6 +916,7 @@ int main(int argc, char **argv)
     test_add("atomic", test_atomic, TEST_SOURCES);
     test_add("open-flags", test_open_flags, TEST_SOURCES);
     test_add("tracked", test_tracked, TEST_SOURCES);
+    test_add("tracked-anew", test_tracked_anew, 0);
     test_add("tracked-costs", test_tracked_costs, 0);
     test_add("tracker-lost", test_tracker_lost, 0);
     test_add("tracked-fork", test_tracked_fork, 0);

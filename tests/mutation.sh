@@ -9,7 +9,7 @@
 #   -b    build there and keep it; default: a temporary directory
 #   TEXT  only mutations whose description has one of the texts in it
 #
-# Takes an hour: not part of make check.
+# Takes some twenty minutes: not part of make check.
 set -u
 src=$(cd "$(dirname "$0")/.." && pwd)
 dry=
@@ -203,7 +203,7 @@ mutate "writes that do not adjoin go out as one" store.c '/^int ms_batch_add/,/^
 mutate "a segment's window is never unmapped" store.c '/^static void segment_unref/,/^}/s/if (g->window)/if (!g)/' api
 mutate "a store keeps its descriptor" store.c '/^void ms_store_unref/,/^}/s/ms_os->object_close(&s->object);/(void)s;/' api
 mutate "a file that became shorter is not noticed" store.c 's/return e < 0 ? e : now < size ? -EIO : 0;/return e;/' mend
-mutate "space is not asked for before it is mapped" store.c '/^int ms_chunk_prepare_shared/,/^}/s/return e < 0 ? e : ms_os->object_commit.*/return e;/' "mutable limit"
+mutate "space is not asked for before it is mapped" store.c '/^int ms_chunk_prepare_shared/,/^}/s/return e < 0 ? e : ms_os->object_commit.*/return e;/' "cost limit"
 mutate "a family has one store for ever, forks or not" pool.c 's/ || s->forks == ms_forks() || ms_census_stores(p->census) >= MOST_STORES/ || p/' limit
 mutate "a child appends to its parent's store" pool.c 's/if (s->process != ms_process())/if (!s)/' limit
 mutate "every chunk is the first of its segment" store.c '/^static int anon_allocate/,/^}/s/s->used += bytes;//' "view model"
@@ -319,7 +319,7 @@ mutate "too many mappings are too little memory" os/posix.c 's/if (e == ENOMEM &
 mutate "a fork does not wait for threads inside the library" os/lock.c '/^static void before_fork/,/^}/s/pthread_rwlock_wrlock(&gate);//;/^static void in_parent/,/^}/s/pthread_rwlock_unlock(&gate);//;/^static void in_child/,/^}/s/pthread_rwlock_unlock(&gate);//' "thread limit"
 mutate "a gate does not stop anybody" os/gate.c '/^static int protect_range/,/^}/s/r = write_protect(g);/(void)write_protect;/' "os thread"
 mutate "a gate takes swapped pages for absent ones" os/gate.c 's/bool swap = swap_exists();/bool swap = swap_exists() \&\& !g;/;s/if (r == 0 && !swap && swap_exists())/if (r < -1000)/;s/mark_candidates(g, false, true) < 0/false/' swap
-mutate "a look at whether a range is tracked takes its first page" os/track.c 's/PAGEMAP_TRACKED, &v, 1)/PAGEMAP_WRITTEN, \&v, 1)/' mutable
+mutate "a look at whether a range is tracked takes its first page" os/track.c 's/PAGEMAP_TRACKED, &v, 1)/PAGEMAP_WRITTEN, \&v, 1)/' os
 mutate "only the first parts are asked for" os/track.c '/^static bool find_parts/,/^}/s/ && p->end == end;/;/' os
 mutate "only the first parts of many are asked for" os/track.c '/^static bool find_parts/,/^}/s/p->end == end && p->bytes/p->bytes/' os
 mutate "what does not fit is reported as done" os/track.c '/^int ms_written/,/^}/s/        if (n < max)$/        if (n <= max)/' os

@@ -28,9 +28,14 @@
 # include <linux/filter.h>
 # include <linux/memfd.h>
 # include <linux/seccomp.h>
+# include <sys/ioctl.h>
 # include <sys/prctl.h>
 # include <sys/syscall.h>
 # include <sys/sysinfo.h>
+#endif
+
+#ifdef HAVE_LINUX_USERFAULTFD_H
+# include <linux/userfaultfd.h>
 #endif
 
 #ifndef MADV_COLLAPSE
@@ -1885,6 +1890,29 @@ static void test_without_userfaultfd(void)
 
 /* ---- what was written ---------------------------------------------------------------------------- */
 
+/* Tracking that answers wrong is not used, and tests that want it are skipped: so a kernel that has it is known by asking it directly. */
+static bool kernel_can_track(void)
+{
+    bool can = false;
+#if defined HAVE_LINUX_USERFAULTFD_H && defined SYS_userfaultfd
+    enum { USER_MODE_ONLY = 1, WP_ASYNC = 1 << 15 };
+    int fd = (int)syscall(SYS_userfaultfd, O_CLOEXEC | USER_MODE_ONLY);
+    struct uffdio_api api = {.api = UFFD_API, .features = WP_ASYNC};
+    can = fd >= 0 && ioctl(fd, UFFDIO_API, &api) == 0;
+    if (fd >= 0)
+        close(fd);
+#endif
+    return can;
+}
+
+static void test_tracks_where_possible(void)
+{
+    if (on_valgrind() || !kernel_can_track())
+        g_test_skip("the kernel cannot");
+    else
+        g_assert_cmpint(os->track(NULL, 0), ==, 0);
+}
+
 /* What is reported as written is what was, each page once; max runs a call. */
 static void check_written(const char *p, size_t pages, size_t max, const bool *expected)
 {
@@ -2131,6 +2159,7 @@ static const struct {
     {"gate-descriptors", test_gate_descriptors, LINUX},
     {"gate-blind", test_gate_blind, LINUX},
     {"without-userfaultfd", test_without_userfaultfd, LINUX},
+    {"tracks-where-possible", test_tracks_where_possible, LINUX},
     {"written", test_written, LINUX},
 #endif
     {"no-gate", test_no_gate, POSIX},
