@@ -101,6 +101,8 @@ int ms_pool_allocate_heap(size_t pages, struct chunk **out)
 
 void ms_pool_trim(struct pool *p)
 {
+    if (!ms_census_take_given_back(p->census))
+        return;
     ms_lock(&p->lock);
     struct store *s = p->store ? ms_store_ref(p->store) : NULL;
     ms_unlock(&p->lock);

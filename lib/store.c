@@ -21,6 +21,7 @@ int ms_census_new(struct census **out)
         return -ENOMEM;
     ms_ref_init(&c->refs);
     atomic_init(&c->pages, 0);
+    atomic_init(&c->given_back, false);
     *out = c;
     return 0;
 }
@@ -34,6 +35,19 @@ void ms_census_unref(struct census *c)
 size_t ms_census_stores(const struct census *c)
 {
     return ms_ref_count(&c->refs) - 1;
+}
+
+/* Mostly a look: views that are closed all the time share nothing to write to. */
+bool ms_census_take_given_back(struct census *c)
+{
+    return atomic_load_explicit(&c->given_back, memory_order_relaxed) &&
+           atomic_exchange_explicit(&c->given_back, false, memory_order_relaxed);
+}
+
+static void census_give_back(struct census *c, size_t pages)
+{
+    atomic_fetch_sub_explicit(&c->pages, pages, memory_order_relaxed);
+    atomic_store_explicit(&c->given_back, true, memory_order_relaxed);
 }
 
 int ms_store_new(enum store_kind kind, struct census *census, struct store **out)
@@ -83,7 +97,7 @@ void ms_store_unref(struct store *s)
     if (!s || !ms_ref_put(&s->refs))
         return;
     if (s->kind == STORE_ANON)      /* what a forked child may share was never given back */
-        atomic_fetch_sub_explicit(&s->census->pages, s->pages, memory_order_relaxed);
+        census_give_back(s->census, s->pages);
     for (size_t i = 0; i < s->free.n; i++)
         segment_unref(s->free.v[i]);
     ms_os->free(s->free.v);
@@ -327,7 +341,7 @@ static bool keep_space(struct store *s, const struct free_extent *e)
     size_t pages = (size_t)(e->len / ms_os->page_size());
     ms_lock(&s->lock);
     s->pages -= pages;
-    atomic_fetch_sub_explicit(&s->census->pages, pages, memory_order_relaxed);
+    census_give_back(s->census, pages);
     bool kept = e->len <= worth_keeping(s) && ms_freelist_put(&s->free, e, &spare);
     ms_unlock(&s->lock);
     if (kept && spare)

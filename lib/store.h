@@ -30,6 +30,7 @@ struct segment {
 struct census {
     refcount refs;
     atomic_size_t pages;
+    atomic_bool given_back;     /* pages were, since ms_census_take_given_back() */
 };
 
 struct store {
@@ -50,6 +51,8 @@ int ms_census_new(struct census **out);
 void ms_census_unref(struct census *c);
 /* How many stores are alive, or just were. */
 size_t ms_census_stores(const struct census *c);
+/* Whether pages were given back since this was asked last. */
+bool ms_census_take_given_back(struct census *c);
 
 /* census: where the store is counted, may be NULL but for STORE_ANON. */
 int ms_store_new(enum store_kind kind, struct census *census, struct store **out);

@@ -168,6 +168,9 @@ mutate "an edit changes nodes that others share" image.c '/^static bool is_owned
 mutate "runs of other chunks count as continuing" image.c '/^void ms_image_run/,/^}/s/if (!slot_same(&c.slot, &wanted))/if (c.slot.page == IS_NODE)/' image
 mutate "full nodes are never collapsed" image.c '/^static bool node_is_run/,/^}/s/if (is_node(&v\[0\]))/if (v)/' image
 mutate "nodes without slots stay" image.c '/^static void slot_collapse/,/^}/s/if (!n->own)/if (!n)/' image
+mutate "nothing is known to have been given back" store.c '/^static void census_give_back/,/^}/s/atomic_store_explicit.*//' store
+mutate "what was given back is never forgotten" store.c '/^bool ms_census_take_given_back/,/^}/s/atomic_exchange_explicit(&c->given_back, false, memory_order_relaxed)/true/' store
+mutate "a store that is gone has given nothing back" store.c '/^void ms_store_unref/,/^}/s/census_give_back(s->census, s->pages);/atomic_fetch_sub(\&s->census->pages, s->pages);/' store
 mutate "a full node keeps what none of its children is part of" image.c '/^static void slot_collapse/,/^}/s/n->own == all \&\& n->rest.chunk/!n/' image
 mutate "when the rest goes its zero children keep their slots" image.c '/^static void slot_collapse/,/^}/s/mask = all;//' image
 mutate "slots that say no more than the rest stay" image.c '/^static void slot_collapse/,/^}/s/node_merge(n, b, mask, r);//' image

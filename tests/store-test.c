@@ -4,6 +4,7 @@
 #include <stdlib.h>
 
 #include "../lib/freelist.h"
+#include "../lib/pool.h"
 #include "../lib/store.h"
 #include "../lib/view.h"
 #include "support.h"
@@ -339,6 +340,36 @@ static void test_trim_in_family(void)
     ms_census_unref(c);
 }
 
+/* A pool is trimmed when pages were given back since the last time, by chunks that are gone or by a whole store; else it is not even looked at. */
+static void test_pool_trim(void)
+{
+    enum { CHUNKS = 3000 };
+    struct pool *p;
+    struct chunk *live, *c[CHUNKS];
+    assert_ok(ms_pool_new(config_is("heap"), &p));
+    assert_ok(ms_pool_allocate(p, 1, true, &live));
+    if (p->store->kind == STORE_HEAP || !(config.os->caps & OS_CAP_PUNCH)) {
+        test_skip("free space cannot be given back to the system");
+    } else {
+        for (size_t i = 0; i < CHUNKS; i++)
+            assert_ok(ms_pool_allocate(p, 1, true, &c[i]));
+        g_assert_false(ms_census_take_given_back(p->census));
+        for (size_t i = 0; i < CHUNKS; i++)
+            unref_chunk(c[i]);
+        g_assert_cmpuint(p->store->free.bytes, ==, CHUNKS * page);
+        ms_pool_trim(p);
+        g_assert_cmpuint(p->store->free.bytes, <=, 1024 * page);
+        g_assert_false(ms_census_take_given_back(p->census));
+        struct store *other = new_store_of(p->census);
+        struct chunk *last = filled(other, 1, 1);
+        ms_store_unref(other);
+        unref_chunk(last);
+        g_assert_true(ms_census_take_given_back(p->census));
+    }
+    unref_chunk(live);
+    ms_pool_unref(p);
+}
+
 int main(int argc, char **argv)
 {
     test_init(&argc, &argv);
@@ -346,6 +377,7 @@ int main(int argc, char **argv)
     test_add("segments-stay-apart", test_segments_stay_apart, 0);
     test_add("free-space-model", test_free_space_model, 0);
     test_add("trim", test_trim, 0);
+    test_add("pool-trim", test_pool_trim, 0);
     test_add("trim-in-family", test_trim_in_family, 0);
     test_add("reuse", test_reuse, 0);
     test_add("end-of-offsets", test_end_of_offsets, 0);
