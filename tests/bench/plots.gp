@@ -36,7 +36,7 @@ set logscale xy
 set format "%g"
 set xlabel "changed pages of a 64 MiB view"
 set ylabel "microseconds"
-set key top left
+set key bottom right
 
 set output to."/restore.svg"
 set title "Change pages, read 64 others, restore: the same pages each time"
