@@ -9,7 +9,7 @@
 #include "bytes.h"
 #include "checked.h"
 #include "dirty.h"
-#include "store.h"
+#include "fill.h"
 
 /* Pages on their way into a new image: neighbours are gathered into a run, runs cut into blocks that die as a whole, blocks
  * written in batches. */

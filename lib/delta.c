@@ -13,6 +13,7 @@
 #include "checked.h"
 #include "crc32c.h"
 #include "dirty.h"
+#include "fill.h"
 #include "memsnap.h"
 #include "save.h"
 #include "snapshot.h"

@@ -6,6 +6,7 @@
 #include "bytes.h"
 #include "checked.h"
 #include "collect.h"
+#include "fill.h"
 #include "snapshot.h"
 #include "store.h"
 

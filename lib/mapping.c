@@ -8,6 +8,7 @@
 
 #include "annotate.h"
 #include "checked.h"
+#include "fill.h"
 #include "memsnap.h"
 #include "store.h"
 

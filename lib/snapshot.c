@@ -10,7 +10,7 @@
 #include "bytes.h"
 #include "checked.h"
 #include "dirty.h"
-#include "store.h"
+#include "fill.h"
 
 /* Images of so many pages at the most are kept in heap memory: a memfd costs 6 us and a descriptor, writing 64 KiB into it 23 us, copying
  * them 2 us; and opening a view by copying costs no more than the faults of a mapped one. */

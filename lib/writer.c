@@ -10,6 +10,7 @@
 #include "checked.h"
 #include "collect.h"
 #include "dirty.h"
+#include "fill.h"
 #include "restore.h"
 #include "snapshot.h"
 #include "store.h"

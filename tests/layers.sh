@@ -5,10 +5,10 @@ set -u
 cd "$srcdir" || exit 99
 
 base="annotate checked refcount"                # headers without a layer: anybody may include them
-core="bytes image chunk crc32c freelist store pool mapping dirty collect restore protection trim"
+core="bytes image chunk crc32c freelist store fill pool mapping dirty collect restore protection trim"
 api="snapshot view writer lot file stats save delta export"
 # Beside the API files: what uses its constants.
-public_users="mapping protection restore store os/linux os/posix"
+public_users="mapping protection restore fill os/linux os/posix"
 standard="assert errno limits stdalign stdarg stdatomic stdbool stddef stdint string"
 
 failed=0

@@ -199,21 +199,21 @@ mutate "reused space stays free" freelist.c '/^static void take_out/,/^}/s/set_f
 mutate "free space may be shorter than what is asked for" freelist.c '/^static size_t find_run/,/^}/s/(~word) >= pages)/(~word) >= 1)/' store
 mutate "used space is handed out where zeros were asked for" store.c 's/if (!stale || !reuse(/if (!reuse(/' "mutable model"
 mutate "offsets of a store wrap around" store.c 's/if (offset > INT64_MAX || len > INT64_MAX - offset)/if (!len)/' store
-mutate "a store grows by setting its length" store.c 's/return e < 0 || now >= c->offset + len ? e : write_all(c, "", 1, len - 1);/return e < 0 || now >= c->offset + len ? e : ms_os->object_grow(\&c->store->object, c->offset + len);/' thread
+mutate "a store grows by setting its length" fill.c 's/return e < 0 || now >= c->offset + len ? e : write_all(c, "", 1, len - 1);/return e < 0 || now >= c->offset + len ? e : ms_os->object_grow(\&c->store->object, c->offset + len);/' thread
 mutate "allocating takes no lock" store.c '/^static int anon_allocate/,/^}/{s/ms_lock(&s->lock);//;s/ms_unlock(&s->lock);//;}' thread
-mutate "the end of the last page is not cleared in what is taken" store.c '/^int ms_batch_add/,/^}/s/if (len < whole)/if (len > whole)/' "view mutable"
-mutate "writes that do not adjoin go out as one" store.c '/^int ms_batch_add/,/^}/s/ && b->offset + b->len == c->offset//' view
+mutate "the end of the last page is not cleared in what is taken" fill.c '/^int ms_batch_add/,/^}/s/if (len < whole)/if (len > whole)/' "view mutable"
+mutate "writes that do not adjoin go out as one" fill.c '/^int ms_batch_add/,/^}/s/ && b->offset + b->len == c->offset//' view
 mutate "a segment's window is never unmapped" store.c '/^static void segment_unref/,/^}/s/if (g->window)/if (!g)/' api
 mutate "a store keeps its descriptor" store.c '/^void ms_store_unref/,/^}/s/ms_os->object_close(&s->object);/(void)s;/' api
-mutate "a file that became shorter is not noticed" store.c 's/return e < 0 ? e : now < size ? -EIO : 0;/return e;/' mend
-mutate "space is not asked for before it is mapped" store.c '/^int ms_chunk_prepare_shared/,/^}/s/return e < 0 ? e : ms_os->object_commit.*/return e;/' "cost limit"
+mutate "a file that became shorter is not noticed" fill.c 's/return e < 0 ? e : now < size ? -EIO : 0;/return e;/' mend
+mutate "space is not asked for before it is mapped" fill.c '/^int ms_chunk_prepare_shared/,/^}/s/return e < 0 ? e : ms_os->object_commit.*/return e;/' "cost limit"
 mutate "a family has one store for ever, forks or not" pool.c 's/ || s->forks == ms_forks() || ms_census_stores(p->census) >= MOST_STORES/ || p/' limit
 mutate "a child appends to its parent's store" pool.c 's/if (s->process != ms_process())/if (!s)/' limit
 mutate "every chunk is the first of its segment" store.c '/^static int anon_allocate/,/^}/s/s->used += bytes;//' "view model"
 mutate "free runs that reach from word to word are not found" freelist.c '/^static size_t find_run/,/^}/s/        run = (size_t)__builtin_clzll(~word);/        run = 0;/' store
 mutate "free runs are thought shorter than they are" freelist.c '/^static size_t run_around/,/^}/s/from > 0 \&\& first - from < BITS/from > first/' store
 mutate "a store keeps by what it has itself" store.c '/^static uint64_t worth_keeping/,/^}/s/atomic_load_explicit(&s->census->pages, memory_order_relaxed)/s->pages/' store
-mutate "a family counts stores that are gone" store.c 's/atomic_fetch_sub_explicit(&s->census->pages, s->pages, memory_order_relaxed);/(void)0;/' store
+mutate "a family counts stores that are gone" store.c '/^void ms_store_unref/,/^}/s/census_give_back(s->census, s->pages);/atomic_store(\&s->census->given_back, true);/' store
 mutate "heap pages are not freed" store.c '/^void ms_chunk_unref/,/^}/s/heap_release(c);/(void)c;/' api
 
 # ---- what is dirty ------------------------------------------------------------------------------

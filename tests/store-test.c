@@ -3,9 +3,9 @@
 
 #include <stdlib.h>
 
+#include "../lib/fill.h"
 #include "../lib/freelist.h"
 #include "../lib/pool.h"
-#include "../lib/store.h"
 #include "../lib/view.h"
 #include "support.h"
 
