@@ -42,10 +42,11 @@ bool ms_census_take_given_back(struct census *c)
            atomic_exchange_explicit(&c->given_back, false, memory_order_relaxed);
 }
 
+/* An exchange, not a plain store, is what the race detectors understand. */
 static void census_give_back(struct census *c, size_t pages)
 {
     atomic_fetch_sub_explicit(&c->pages, pages, memory_order_relaxed);
-    atomic_store_explicit(&c->given_back, true, memory_order_relaxed);
+    atomic_exchange_explicit(&c->given_back, true, memory_order_relaxed);
 }
 
 int ms_store_new(enum store_kind kind, struct census *census, struct store **out)

@@ -168,7 +168,7 @@ mutate "an edit changes nodes that others share" image.c '/^static bool is_owned
 mutate "runs of other chunks count as continuing" image.c '/^void ms_image_run/,/^}/s/if (!slot_same(&c.slot, &wanted))/if (c.slot.page == IS_NODE)/' image
 mutate "full nodes are never collapsed" image.c '/^static bool node_is_run/,/^}/s/if (is_node(&v\[0\]))/if (v)/' image
 mutate "nodes without slots stay" image.c '/^static void slot_collapse/,/^}/s/if (!n->own)/if (!n)/' image
-mutate "nothing is known to have been given back" store.c '/^static void census_give_back/,/^}/s/atomic_store_explicit.*//' store
+mutate "nothing is known to have been given back" store.c '/^static void census_give_back/,/^}/s/atomic_exchange_explicit.*//' store
 mutate "what was given back is never forgotten" store.c '/^bool ms_census_take_given_back/,/^}/s/atomic_exchange_explicit(&c->given_back, false, memory_order_relaxed)/true/' store
 mutate "a store that is gone has given nothing back" store.c '/^void ms_store_unref/,/^}/s/census_give_back(s->census, s->pages);/atomic_fetch_sub(\&s->census->pages, s->pages);/' store
 mutate "a full node keeps what none of its children is part of" image.c '/^static void slot_collapse/,/^}/s/n->own == all \&\& n->rest.chunk/!n/' image
@@ -213,7 +213,7 @@ mutate "every chunk is the first of its segment" store.c '/^static int anon_allo
 mutate "free runs that reach from word to word are not found" freelist.c '/^static size_t find_run/,/^}/s/        run = (size_t)__builtin_clzll(~word);/        run = 0;/' store
 mutate "free runs are thought shorter than they are" freelist.c '/^static size_t run_around/,/^}/s/from > 0 \&\& first - from < BITS/from > first/' store
 mutate "a store keeps by what it has itself" store.c '/^static uint64_t worth_keeping/,/^}/s/atomic_load_explicit(&s->census->pages, memory_order_relaxed)/s->pages/' store
-mutate "a family counts stores that are gone" store.c '/^void ms_store_unref/,/^}/s/census_give_back(s->census, s->pages);/atomic_store(\&s->census->given_back, true);/' store
+mutate "a family counts stores that are gone" store.c '/^void ms_store_unref/,/^}/s/census_give_back(s->census, s->pages);/atomic_exchange(\&s->census->given_back, true);/' store
 mutate "heap pages are not freed" store.c '/^void ms_chunk_unref/,/^}/s/heap_release(c);/(void)c;/' api
 
 # ---- what is dirty ------------------------------------------------------------------------------
