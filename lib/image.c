@@ -675,9 +675,12 @@ static int inventory_take(struct inventory *inventory, const struct slot *s, str
     exclusive = exclusive && ms_ref_count(&s->node->refs) == 1;
     const struct node *n = s->node;
     unsigned count = children(b);
-    for (unsigned i = 0; i < count; i++) {
+    for (unsigned i = 0, next; i < count; i = next) {
         struct slot child = slot_child(s, b, i);
-        int error = inventory_take(inventory, &child, child_block(b, i), exclusive && has_own(n, i));
+        struct block at = child_block(b, i);
+        next = has_own(n, i) ? i + 1 : next_child(n->own, i, count - 1);
+        at.end = child_block(b, next - 1).end;
+        int error = inventory_take(inventory, &child, at, exclusive && has_own(n, i));
         if (error)
             return error;
     }
