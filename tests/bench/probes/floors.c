@@ -267,6 +267,30 @@ static void open_and_close(size_t size)
     close(fd);
 }
 
+/* A view that is not kept: mapped, but not before a look whether the descriptor is still the object's. */
+static void open_anew(size_t size)
+{
+    enum { REPEAT = 200 };
+    double theirs[MOST], least[MOST];
+    int fd = store(size, size >= HUGE);
+    struct stat st;
+
+    for (int k = 0; k < MOST; k++) {
+        double start = now();
+        for (int i = 0; i < REPEAT; i++)
+            munmap(mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_NORESERVE, fd, 0), size);
+        theirs[k] = (now() - start) / REPEAT;
+        start = now();
+        for (int i = 0; i < REPEAT; i++) {
+            check(fstat(fd, &st) == 0, "fstat");
+            munmap(mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_NORESERVE, fd, 0), size);
+        }
+        least[k] = (now() - start) / REPEAT;
+    }
+    line("open + close 64 MiB, not kept: look, map", "mmap + munmap", median(theirs, MOST), median(least, MOST));
+    close(fd);
+}
+
 /* ---- reading: each page has to be read ---- */
 
 static double read_all(const char *at, size_t size)
@@ -528,6 +552,7 @@ int main(void)
     create(1024 * MIB, 5);
     open_and_close(MIB);
     open_and_close(64 * MIB);
+    open_anew(64 * MIB);
     first_read(64 * MIB, 15);
     first_read(1024 * MIB, 5);
     restore("restore", MIB, 16, 0, 60);
