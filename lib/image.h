@@ -1,6 +1,7 @@
 /* An image: an immutable, reference-counted page map. Page p of an image is page `chunk_page` of a chunk, or zero.
  *
- * Stored as a radix tree whose slots are either empty (zero pages), a run of one chunk that fills the whole slot, or a child node.
+ * Stored as a radix tree whose slots are either empty (zero pages), a run of one chunk that fills the whole slot, or a child node, which
+ * keeps what differs from one run.
  * Two images share the nodes under which they are the same, so making a child costs what changed, whatever is mapped. A run
  * that could fill its slot always does (the form is canonical), so equal neighbours are merged.
  * Pure C: no operating system call but for memory. Images are immutable: any thread may read one it holds a reference to. */
@@ -45,8 +46,8 @@ int ms_image_edit_set(struct image_edit *e, const struct run *run);     /* takes
 struct image *ms_image_edit_finish(struct image_edit *e);
 void ms_image_edit_abandon(struct image_edit *e);
 
-/* How many pages from `page` on (of `pages`) one slot can hold: the largest aligned block that starts at page and fits. What a take
- * cuts its chunks by, so that a chunk dies as a whole when its slot is overwritten. */
+/* How many pages from `page` on (of `pages`) a take puts into one chunk: what one slot can hold, the largest aligned block that starts at
+ * page and fits; less than 64 pages are cut at multiples of 16. So a chunk dies as a whole when few slots are overwritten. */
 size_t ms_image_block(size_t page, size_t pages);
 
 /* True if this image is one run of one chunk over all its pages, and nobody else refers to the image or the chunk. */
