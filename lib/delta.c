@@ -1,7 +1,8 @@
-/* Deltas: what differs between two images, as a file, and back. doc/file-format.txt is the description of the file.
+/* Deltas: what differs between two images, as a file, and back. doc/file-format.txt is the
+ * description of the file.
  *
- * As in saving (see save.c) only what touches shared structures is done inside ms_enter: taking the images, storing
- * pages, giving references back. What waits for storage is outside. */
+ * As in saving (see save.c) only what touches shared structures is done inside ms_enter: taking
+ * the images, storing pages, giving references back. What waits for storage is outside. */
 #include "config.h"
 
 #include "delta.h"
@@ -9,17 +10,18 @@
 #include <errno.h>
 #include <string.h>
 
-#include "bytes.h"
-#include "checked.h"
-#include "crc32c.h"
-#include "dirty.h"
-#include "fill.h"
+#include "base/bytes.h"
+#include "base/arith.h"
+#include "base/crc32c.h"
+#include "mapping/dirty.h"
+#include "storage/fill.h"
 #include "memsnap.h"
 #include "save.h"
 #include "snapshot.h"
-#include "store.h"
+#include "storage/store.h"
 
-/* Whatever the machine's page size, so that the same change makes the same records of changed blocks. */
+/* Whatever the machine's page size, so that the same change makes the same records of changed
+ * blocks. */
 #define BLOCK ((size_t)1 << 12)
 /* The writer's records: 1 MiB of data at the most. */
 #define RECORD_BLOCKS 256
@@ -29,14 +31,14 @@
 
 #define BUFFER ((size_t)1 << 20)
 
-/* ---- bytes of images ---- */
+/* ---- bytes of images ------------------------------------------------------------------------- */
 
 /* A stretch of an image that lies inside it. */
 static int read_bytes(struct reader *r, size_t offset, size_t len, unsigned char *buf)
 {
     size_t ps = ms_os->page_size();
     int e = 0;
-    for (size_t done = 0; done < len; ) {
+    for (size_t done = 0; done < len;) {
         size_t within = (offset + done) % ps, n = ms_min(len - done, ps - within);
         const char *page = ms_reader_page(r, (offset + done) / ps, &e);
         if (e < 0)
@@ -62,7 +64,7 @@ static size_t block_bytes(uint64_t size, size_t block, uint64_t number)
     return size - at < block ? (size_t)(size - at) : block;
 }
 
-/* ---- writing: the file -------------------------------------------------------------------------- */
+/* ---- writing: the file ----------------------------------------------------------------------- */
 
 struct writing {
     const struct os_object *to;
@@ -72,15 +74,15 @@ struct writing {
     /* The record being gathered. */
     struct delta_record record;
     unsigned char table[8 * RECORD_BLOCKS];
-    unsigned char *data;                /* RECORD_BLOCKS blocks */
+    unsigned char *data; /* RECORD_BLOCKS blocks */
     size_t table_len, data_len;
     uint64_t records;
     /* Bytes on their way to the file. */
-    unsigned char *buffer;              /* BUFFER bytes */
+    unsigned char *buffer; /* BUFFER bytes */
     size_t used;
-    uint64_t offset;                    /* where they go */
+    uint64_t offset; /* where they go */
     size_t witnesses, next_witness;
-    uint64_t witness[SAMPLES + RUN_STARTS + 1];     /* blocks, ascending */
+    uint64_t witness[SAMPLES + RUN_STARTS + 1]; /* blocks, ascending */
 };
 
 static int flush(struct writing *w)
@@ -134,13 +136,15 @@ static void put_sum(struct writing *w, const void *p, size_t len)
     w->table_len += 4;
 }
 
-/* Adds a block to the record, or begins another one with it. old_block, new_block: its bytes, if the kind needs
- * them. */
-static int add_block(struct writing *w, uint64_t block, uint32_t kind, const void *old_block, const void *new_block)
+/* Adds a block to the record, or begins another one with it. old_block, new_block: its bytes, if
+ * the kind needs them. */
+static int add_block(struct writing *w, uint64_t block, uint32_t kind, const void *old_block,
+                     const void *new_block)
 {
     struct delta_record *r = &w->record;
     size_t len = block_bytes(w->size, BLOCK, block);
-    if (r->blocks && (r->first + r->blocks != block || r->kind != kind || r->blocks == RECORD_BLOCKS)) {
+    if (r->blocks &&
+        (r->first + r->blocks != block || r->kind != kind || r->blocks == RECORD_BLOCKS)) {
         int e = end_record(w);
         if (e < 0)
             return e;
@@ -170,7 +174,7 @@ static int put_header(struct writing *w)
     return ms_os->object_write(w->to, &v, 1, 0);
 }
 
-/* ---- writing: what goes into it ----------------------------------------------------------------- */
+/* ---- writing: what goes into it -------------------------------------------------------------- */
 
 static uint64_t block_of_page(size_t page)
 {
@@ -193,12 +197,14 @@ static void add_witness(struct writing *w, uint64_t block)
         w->witness[w->witnesses++] = block;
 }
 
-/* Blocks of the base that do not change cannot all be looked at: that would be all the work that a delta spares. So a
- * few are. Spread over the image they tell a wholly different base. The starts of the base's runs are where it differs
- * from what it was itself made of: they tell a base to which an earlier delta of the chain was not applied. */
+/* Blocks of the base that do not change cannot all be looked at: that would be all the work that
+ * a delta spares. So a few are. Spread over the image they tell a wholly different base. The
+ * starts of the base's runs are where it differs from what it was itself made of: they tell a
+ * base to which an earlier delta of the chain was not applied. */
 static void choose_witnesses(struct writing *w)
 {
-    size_t pages = ms_image_pages(w->base), every = count_runs(w->base) / RUN_STARTS + 1, n = 0, sample = 0;
+    size_t pages = ms_image_pages(w->base), every = count_runs(w->base) / RUN_STARTS + 1, n = 0,
+           sample = 0;
     struct run r;
     for (size_t at = 0; at < pages; at = r.first + r.pages, n++) {
         ms_image_run(w->base, at, pages, &r);
@@ -217,7 +223,8 @@ static void choose_witnesses(struct writing *w)
 static int write_witnesses(struct writing *w, uint64_t block)
 {
     unsigned char bytes[BLOCK];
-    for (; w->next_witness < w->witnesses && w->witness[w->next_witness] < block; w->next_witness++) {
+    for (; w->next_witness < w->witnesses && w->witness[w->next_witness] < block;
+         w->next_witness++) {
         uint64_t b = w->witness[w->next_witness];
         int e = read_bytes(&w->old_bytes, (size_t)b * BLOCK, block_bytes(w->size, BLOCK, b), bytes);
         if (e == 0)
@@ -248,13 +255,15 @@ static int write_block(struct writing *w, uint64_t block)
         return e;
     if (ms_bytes_equal(old_block, new_block, len))
         return is_witness(w, block) ? add_block(w, block, DELTA_SAME, old_block, NULL) : 0;
-    return add_block(w, block, ms_bytes_equal(new_block, NULL, len) ? DELTA_ZERO : DELTA_DATA, old_block, new_block);
+    return add_block(w, block, ms_bytes_equal(new_block, NULL, len) ? DELTA_ZERO : DELTA_DATA,
+                     old_block, new_block);
 }
 
 static int write_differences(struct writing *w)
 {
     size_t pages = ms_image_pages(w->image), first = 0, n = 0;
-    for (size_t at = 0; ms_image_differs(w->image, w->base, at, pages, &first, &n); at = first + n) {
+    for (size_t at = 0; ms_image_differs(w->image, w->base, at, pages, &first, &n);
+         at = first + n) {
         uint64_t block = block_of_page(first), end = block_of_page(first + n);
         int e = write_witnesses(w, block);
         if (end > w->blocks)
@@ -285,7 +294,8 @@ static int write_delta(void *arg, const struct os_object *to, uint64_t *size)
     return e;
 }
 
-static int save_images(struct image *i, struct image *base, size_t size, const char *path, unsigned flags)
+static int save_images(struct image *i, struct image *base, size_t size, const char *path,
+                       unsigned flags)
 {
     struct writing *w = ms_os->alloc(sizeof *w + RECORD_BLOCKS * BLOCK + BUFFER);
     if (!w)
@@ -305,7 +315,8 @@ static int save_images(struct image *i, struct image *base, size_t size, const c
     return e;
 }
 
-int memsnap_snapshot_save_delta(memsnap_snapshot *s, memsnap_snapshot *base, const char *path, unsigned flags)
+int memsnap_snapshot_save_delta(memsnap_snapshot *s, memsnap_snapshot *base, const char *path,
+                                unsigned flags)
 {
     struct image *i = NULL, *b = NULL;
     if (!s || !base || !path || flags & ~MS_SAVE_FLAGS || s->size != base->size)
@@ -324,37 +335,39 @@ int memsnap_snapshot_save_delta(memsnap_snapshot *s, memsnap_snapshot *base, con
     return e;
 }
 
-/* ---- reading: the file -------------------------------------------------------------------------- */
+/* ---- reading: the file ----------------------------------------------------------------------- */
 
 struct loading {
     struct os_object file;
-    uint64_t file_size;         /* as the system says, then as the header does: they are the same */
-    uint64_t offset;            /* of the first byte not taken yet */
+    uint64_t file_size; /* as the system says, then as the header does: they are the same */
+    uint64_t offset;    /* of the first byte not taken yet */
     struct image *base;
     struct pool *pool;
     size_t size, block;
     uint64_t blocks;
     struct reader old_bytes;
-    unsigned char *table;       /* of the record at hand */
+    unsigned char *table; /* of the record at hand */
     /* Bytes of the file that have been read: [at, have) of the buffer are not taken yet. */
-    unsigned char *buffer;      /* BUFFER + DELTA_LARGEST_BLOCK bytes */
+    unsigned char *buffer; /* BUFFER + DELTA_MAX_BLOCK bytes */
     size_t at, have;
-    unsigned char *old_block;   /* DELTA_LARGEST_BLOCK bytes */
-    /* Changed pages on their way to the pool: neighbours, of which the last may still be incomplete. */
+    unsigned char *old_block; /* DELTA_MAX_BLOCK bytes */
+    /* Changed pages on their way to the pool: neighbours, of which the last may still be
+     * incomplete. */
     struct image_edit edit;
-    char *pages;                /* run_pages() of them */
+    char *pages; /* run_pages() of them */
     size_t first, n;
-    bool open;                  /* page first + n is being made, behind the n finished ones */
+    bool open; /* page first + n is being made, behind the n finished ones */
 };
 
-/* So many neighbours are stored at once: the block of a slot of the image (see ms_image_block), 1 MiB. */
+/* So many neighbours are stored at once: the block of a slot of the image (see ms_image_block),
+ * 1 MiB. */
 static size_t run_pages(void)
 {
     return ms_max(BUFFER / ms_os->page_size(), 16);
 }
 
-/* The next len (at most DELTA_LARGEST_BLOCK) bytes of the file; valid until the next call. A file that ends before is
- * damaged. */
+/* The next len (at most DELTA_MAX_BLOCK) bytes of the file; valid until the next call. A file
+ * that ends before is damaged. */
 static int take_bytes(struct loading *l, size_t len, const unsigned char **out)
 {
     if (l->file_size - l->offset < len)
@@ -364,8 +377,8 @@ static int take_bytes(struct loading *l, size_t len, const unsigned char **out)
         l->have -= l->at;
         l->at = 0;
         uint64_t from = l->offset + l->have, rest = l->file_size - from;
-        size_t room = BUFFER + DELTA_LARGEST_BLOCK - l->have;
-        struct os_iov v = {l->buffer + l->have, rest < room ? (size_t)rest : room};
+        size_t capacity = BUFFER + DELTA_MAX_BLOCK - l->have;
+        struct os_iov v = {l->buffer + l->have, rest < capacity ? (size_t)rest : capacity};
         int e = ms_os->object_read(&l->file, &v, 1, from);
         if (e < 0)
             return e;
@@ -381,7 +394,7 @@ static int check_header(const struct loading *l, const struct delta_header *h)
 {
     if (h->version != DELTA_VERSION || h->required & ~DELTA_REQUIRED)
         return -ENOTSUP;
-    if (h->block < DELTA_LEAST_BLOCK || h->block > DELTA_LARGEST_BLOCK || h->block & (h->block - 1))
+    if (h->block < DELTA_MIN_BLOCK || h->block > DELTA_MAX_BLOCK || h->block & (h->block - 1))
         return -EBADMSG;
     if (h->file_size != l->file_size)
         return -EBADMSG;
@@ -417,7 +430,8 @@ static int take_record(struct loading *l, uint64_t next, struct delta_record *r)
         return e;
     if (delta_get32(p + 20) != ms_crc32c(0, p, DELTA_RECORD - 4))
         return -EBADMSG;
-    *r = (struct delta_record){delta_get64(p), delta_get32(p + 8), delta_get32(p + 12), delta_get32(p + 16)};
+    *r = (struct delta_record){delta_get64(p), delta_get32(p + 8), delta_get32(p + 12),
+                               delta_get32(p + 16)};
     if (r->kind != DELTA_DATA && r->kind != DELTA_ZERO && r->kind != DELTA_SAME)
         return -EBADMSG;
     if (!r->blocks || r->blocks > DELTA_RECORD_BLOCKS || r->first < next || r->first >= l->blocks ||
@@ -431,7 +445,7 @@ static int take_record(struct loading *l, uint64_t next, struct delta_record *r)
     return ms_crc32c(0, l->table, len) == r->table_sum ? 0 : -EBADMSG;
 }
 
-/* ---- reading: the new image --------------------------------------------------------------------- */
+/* ---- reading: the new image ------------------------------------------------------------------ */
 
 static int store_block(struct loading *l, struct batch *b, size_t first, size_t pages, char *data)
 {
@@ -457,7 +471,7 @@ static int store_pages(struct loading *l)
     struct batch b = {0};
     int e = 0;
     ms_enter();
-    for (size_t done = 0; done < l->n && e == 0; ) {
+    for (size_t done = 0; done < l->n && e == 0;) {
         size_t n = ms_image_block(l->first + done, l->n - done);
         e = store_block(l, &b, l->first + done, n, l->pages + done * ps);
         done += n;
@@ -523,7 +537,7 @@ static int open_page(struct loading *l, size_t page)
 static int change_bytes(struct loading *l, size_t offset, const unsigned char *data, size_t len)
 {
     size_t ps = ms_os->page_size();
-    for (size_t done = 0; done < len; ) {
+    for (size_t done = 0; done < len;) {
         size_t within = (offset + done) % ps, n = ms_min(len - done, ps - within);
         int e = open_page(l, (offset + done) / ps);
         if (e < 0)
@@ -547,8 +561,10 @@ static int check_base(struct loading *l, size_t offset, size_t len, uint32_t sum
 
 static int apply_block(struct loading *l, const struct delta_record *r, uint32_t i)
 {
-    size_t offset = (size_t)(r->first + i) * l->block, len = block_bytes(l->size, l->block, r->first + i);
-    const unsigned char *sums = l->table + (size_t)i * (r->kind == DELTA_DATA ? 8 : 4), *data = NULL;
+    size_t offset = (size_t)(r->first + i) * l->block,
+           len = block_bytes(l->size, l->block, r->first + i);
+    const unsigned char *sums = l->table + (size_t)i * (r->kind == DELTA_DATA ? 8 : 4),
+                        *data = NULL;
     int e = 0;
     if (r->kind == DELTA_DATA) {
         e = take_bytes(l, len, &data);
@@ -612,13 +628,13 @@ static int load_image(struct loading *l, struct image **out)
 static int load_file(struct loading *l, struct image **out)
 {
     size_t ps = ms_os->page_size(), pages = run_pages() * ps, table = 8 * DELTA_RECORD_BLOCKS;
-    unsigned char *memory = ms_os->alloc(pages + table + BUFFER + 2 * DELTA_LARGEST_BLOCK);
+    unsigned char *memory = ms_os->alloc(pages + table + BUFFER + 2 * DELTA_MAX_BLOCK);
     if (!memory)
         return -ENOMEM;
     l->pages = (char *)memory;
     l->table = memory + pages;
     l->old_block = l->table + table;
-    l->buffer = l->old_block + DELTA_LARGEST_BLOCK;
+    l->buffer = l->old_block + DELTA_MAX_BLOCK;
     int e = load_image(l, out);
     ms_os->free(memory);
     return e;
@@ -626,10 +642,12 @@ static int load_file(struct loading *l, struct image **out)
 
 static unsigned result_flags(const memsnap_snapshot *base, unsigned flags)
 {
-    return flags & MEMSNAP_HUGE_NEVER ? (base->flags & ~MEMSNAP_HUGE_REQUIRE) | MEMSNAP_HUGE_NEVER : base->flags;
+    return flags & MEMSNAP_HUGE_NEVER ? (base->flags & ~MEMSNAP_HUGE_REQUIRE) | MEMSNAP_HUGE_NEVER
+                                      : base->flags;
 }
 
-static int load_delta(memsnap_snapshot *base, struct loading *l, unsigned flags, memsnap_snapshot **out)
+static int load_delta(memsnap_snapshot *base, struct loading *l, unsigned flags,
+                      memsnap_snapshot **out)
 {
     struct image *i = NULL;
     ms_enter();
@@ -647,7 +665,8 @@ static int load_delta(memsnap_snapshot *base, struct loading *l, unsigned flags,
     return e;
 }
 
-int memsnap_snapshot_load_delta(memsnap_snapshot *base, const char *path, unsigned flags, memsnap_snapshot **out)
+int memsnap_snapshot_load_delta(memsnap_snapshot *base, const char *path, unsigned flags,
+                                memsnap_snapshot **out)
 {
     struct loading l = {0};
     if (!base || !path || !out || flags & ~MEMSNAP_HUGE_NEVER)

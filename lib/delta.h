@@ -7,18 +7,20 @@
 
 #define DELTA_MAGIC "\x89MSDELT\n"
 #define DELTA_VERSION 1u
-#define DELTA_REQUIRED 0u               /* the features that a reader must know, and this one does */
+#define DELTA_REQUIRED 0u /* the features that a reader must know, and this one does */
 
-#define DELTA_HEADER 64u                /* bytes */
-#define DELTA_RECORD 24u                /* bytes, before the table */
-#define DELTA_LEAST_BLOCK (1u << 9)
-#define DELTA_LARGEST_BLOCK (1u << 20)
-#define DELTA_RECORD_BLOCKS (1u << 12)  /* at the most */
+#define DELTA_HEADER 64u /* bytes */
+#define DELTA_RECORD 24u /* bytes, before the table */
+#define DELTA_MIN_BLOCK (1u << 9)
+#define DELTA_MAX_BLOCK (1u << 20)
+#define DELTA_RECORD_BLOCKS (1u << 12) /* at the most */
 
 enum delta_kind {
-    DELTA_DATA = 1,                     /* the table has both checksums of each block; the new bytes follow */
-    DELTA_ZERO = 2,                     /* the table has the base's checksums; the new bytes are zero */
-    DELTA_SAME = 3                      /* the table has the base's checksums; nothing changes */
+    /* the table has both checksums of each block; the new bytes follow */
+    DELTA_DATA = 1,
+    /* the table has the base's checksums; the new bytes are zero */
+    DELTA_ZERO = 2,
+    DELTA_SAME = 3 /* the table has the base's checksums; nothing changes */
 };
 
 struct delta_header {
@@ -27,7 +29,7 @@ struct delta_header {
 };
 
 struct delta_record {
-    uint64_t first;                     /* block */
+    uint64_t first; /* block */
     uint32_t blocks, kind, table_sum;
 };
 

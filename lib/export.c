@@ -1,23 +1,24 @@
 /* Handing an image to another process: a sealed, read-only descriptor.
  *
- * An image that is a whole memory object, to the byte, is sealed where it is. This store then takes no more chunks: it
- * is taken out of the pool, which makes another one when it needs it. Everything else that the library does with a
- * chunk only reads it; a writer that would have stored into it finds that it cannot map it for writing, and is a
- * shadow. Any other image is copied into a new object. If nobody else refers to the image's pages, the snapshot moves
- * over to the copy and the old pages are freed, so the next export is of the first kind. It stays where it is while its
- * pages are shared: moving would cost the memory of a copy for as long as the snapshot lives, and its relatives could
- * not be told apart without being read. */
+ * An image that is a whole memory object, to the byte, is sealed where it is. This store then
+ * takes no more chunks: it is taken out of the pool, which makes another one when it needs it.
+ * Everything else that the library does with a chunk only reads it; a writer that would have
+ * stored into it finds that it cannot map it for writing, and is a shadow. Any other image is
+ * copied into a new object. If nobody else refers to the image's pages, the snapshot moves over
+ * to the copy and the old pages are freed, so the next export is of the first kind. It stays
+ * where it is while its pages are shared: moving would cost the memory of a copy for as long as
+ * the snapshot lives, and its relatives could not be told apart without being read. */
 #include "config.h"
 
 #include <errno.h>
 #include <string.h>
 
-#include "checked.h"
-#include "dirty.h"
+#include "base/arith.h"
+#include "mapping/dirty.h"
 #include "memsnap.h"
 #include "save.h"
 #include "snapshot.h"
-#include "store.h"
+#include "storage/store.h"
 
 /* The chunk, if the image is all of a store's object. */
 static struct chunk *whole_store(const struct image *i)
@@ -27,15 +28,17 @@ static struct chunk *whole_store(const struct image *i)
     if (!pages)
         return NULL;
     ms_image_run(i, 0, pages, &r);
-    if (r.pages != pages || !r.chunk || r.chunk_page != 0 || r.chunk->pages != pages || r.chunk->offset != 0)
+    if (r.pages != pages || !r.chunk || r.chunk_page != 0 || r.chunk->pages != pages ||
+        r.chunk->offset != 0)
         return NULL;
     return r.chunk->store->kind == STORE_HEAP ? NULL : r.chunk;
 }
 
-/* ---- sealing what is there ---- */
+/* ---- sealing what is there ------------------------------------------------------------------- */
 
-/* Takes the store out of the pool if nobody but the pool and the one chunk refers to it. Who is about to allocate from
- * the store has taken a reference under the pool's lock; after this nobody can get one any more. */
+/* Takes the store out of the pool if nobody but the pool and the one chunk refers to it. Who is
+ * about to allocate from the store has taken a reference under the pool's lock; after this
+ * nobody can get one any more. */
 static bool retire(struct pool *p, struct store *s)
 {
     bool ours;
@@ -44,7 +47,7 @@ static bool retire(struct pool *p, struct store *s)
     ours = ms_ref_count(&s->refs) == (current ? 2 : 1);
     if (ours && current) {
         p->store = NULL;
-        ms_store_unref(s);      /* the chunk's is left */
+        ms_store_unref(s); /* the chunk's is left */
     }
     ms_unlock(&p->lock);
     return ours;
@@ -54,7 +57,7 @@ static int seal_in_place(struct pool *pool, struct chunk *c, size_t size)
 {
     struct store *s = c->store;
     uint64_t now;
-    if (s->kind != STORE_ANON || s->process != ms_process())
+    if (s->kind != STORE_ANON || s->process != ms_process_generation())
         return -ENOTSUP;
     int e = ms_os->file_size(&s->object, &now);
     if (e < 0)
@@ -76,7 +79,7 @@ static int share_in_place(memsnap_snapshot *s, const struct image *i, int *fd)
     return e < 0 ? e : ms_os->object_share(&c->store->object, s->size, fd);
 }
 
-/* ---- copying ---- */
+/* ---- copying --------------------------------------------------------------------------------- */
 
 static size_t stored_pages(const struct image *i)
 {
@@ -89,14 +92,15 @@ static size_t stored_pages(const struct image *i)
     return n;
 }
 
-/* Copies [page, limit) of the image to its place in the window. *touched: so many bytes from the start on have their
- * huge pages. */
+/* Copies [page, limit) of the image to its place in the window. *touched: so many bytes from the
+ * start on have their huge pages. */
 static int copy_run(const struct run *r, char *window, size_t *touched)
 {
-    size_t ps = ms_os->page_size(), huge = ms_os->huge_size(), from = r->first * ps, to = from + r->pages * ps;
+    size_t ps = ms_os->page_size(), huge = ms_os->huge_size(), from = r->first * ps,
+           to = from + r->pages * ps;
     for (size_t at = ms_max(*touched, from & ~(huge - 1)); at < to; at += huge) {
         ((volatile char *)window)[at] = 0;
-        ms_os->collapse(window + at, huge);         /* where that fails small pages do */
+        ms_os->collapse(window + at, huge); /* where that fails small pages do */
         *touched = at + huge;
     }
     return ms_chunk_read(r->chunk, (uint64_t)r->chunk_page * ps, window + from, r->pages * ps);
@@ -113,7 +117,8 @@ static int copy_huge(const struct image *i, const struct os_object *to, size_t w
         e = ms_os->map_new(to, 0, whole, ms_os->huge_size(), NULL, OS_SHARED_WRITE, &window);
     if (e < 0)
         return e;
-    ms_os->advise(window, whole, OS_NOFORK);    /* in a child it would keep the object from being sealed */
+    /* in a child it would keep the object from being sealed */
+    ms_os->advise(window, whole, OS_NOFORK);
     for (size_t at = 0; at < pages && e == 0; at = r.first + r.pages) {
         ms_image_run(i, at, pages, &r);
         if (r.chunk)
@@ -147,8 +152,8 @@ static int copy_rest(const struct image *i, size_t size, const struct os_object 
 static bool wants_huge(const memsnap_snapshot *s, const struct image *i)
 {
     size_t huge = ms_os->huge_size();
-    return ms_os->caps & OS_CAP_HUGE && !(s->flags & MEMSNAP_HUGE_NEVER) && huge && s->size >= huge &&
-           stored_pages(i) >= ms_image_pages(i) / 4 * 3;
+    return ms_os->caps & OS_CAP_HUGE && !(s->flags & MEMSNAP_HUGE_NEVER) && huge &&
+           s->size >= huge && stored_pages(i) >= ms_image_pages(i) / 4 * 3;
 }
 
 static int copy_image(const memsnap_snapshot *s, const struct image *i, const struct os_object *to)
@@ -160,9 +165,10 @@ static int copy_image(const memsnap_snapshot *s, const struct image *i, const st
     return e < 0 ? e : copy_rest(i, s->size, to, whole);
 }
 
-/* ---- moving over to the copy ---- */
+/* ---- moving over to the copy ----------------------------------------------------------------- */
 
-/* Copying less than this again is cheaper than one descriptor more for as long as the snapshot lives. */
+/* Copying less than this again is cheaper than one descriptor more for as long as the snapshot
+ * lives. */
 #define WORTH_MOVING ((size_t)1 << 20)
 
 /* With the snapshot's lock held. Two references to the image: the snapshot's, and the caller's. */
@@ -181,14 +187,14 @@ static void move_over(memsnap_snapshot *s, struct image *i, struct os_object *co
     struct chunk *c = NULL;
     struct image *moved;
     ms_lock(&s->lock);
-    ms_lot_set_image(s->lot, NULL);         /* parked views refer to the image, too */
+    ms_recycler_set_image(s->recycler, NULL); /* parked views refer to the image, too */
     if (may_move(s, i) && ms_store_of_file(copy, ms_image_pages(i), true, &c) == 0) {
         copy->fd = -1;
         if (ms_image_of_chunk(c, ms_image_pages(i), &moved) == 0)
             ms_snapshot_set_image(s, moved);
         ms_chunk_unref(c, &reclaim);
     }
-    ms_lot_set_image(s->lot, s->image);
+    ms_recycler_set_image(s->recycler, s->image);
     ms_unlock(&s->lock);
     ms_reclaim_flush(&reclaim);
     if (copy->fd >= 0)

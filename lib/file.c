@@ -3,12 +3,12 @@
 
 #include <errno.h>
 
-#include "bytes.h"
-#include "checked.h"
-#include "collect.h"
-#include "fill.h"
+#include "base/bytes.h"
+#include "base/arith.h"
+#include "mapping/capture.h"
+#include "storage/fill.h"
 #include "snapshot.h"
-#include "store.h"
+#include "storage/store.h"
 
 /* Whether nothing was ever stored behind the end, in the last page: a mapping would show it. */
 static bool has_zero_tail(const struct os_object *file, uint64_t size, size_t pages)
@@ -29,17 +29,19 @@ static bool can_adopt(const struct os_object *file, uint64_t size, size_t pages,
 {
     if (flags & MEMSNAP_FILE_MAP)
         return true;
-    return !(flags & (MEMSNAP_NO_FD | MEMSNAP_HUGE_REQUIRE)) && ms_os->file_sealed(file) && has_zero_tail(file, size, pages);
+    return !(flags & (MEMSNAP_NO_FD | MEMSNAP_HUGE_REQUIRE)) && ms_os->file_sealed(file) &&
+           has_zero_tail(file, size, pages);
 }
 
-static int chunk_of_file(struct os_object *file, uint64_t size, size_t pages, unsigned flags, struct pool *pool, struct chunk **out)
+static int chunk_of_file(struct os_object *file, uint64_t size, size_t pages, unsigned flags,
+                         struct pool *pool, struct chunk **out)
 {
     struct reclaim reclaim = {0};
     int e;
     if (can_adopt(file, size, pages, flags)) {
         e = ms_store_of_file(file, pages, !(flags & MEMSNAP_FILE_MAP), out);
         if (e == 0)
-            file->fd = -1;          /* the store's now */
+            file->fd = -1; /* the store's now */
         return e;
     }
     e = ms_pool_allocate(pool, pages, false, out);
@@ -52,7 +54,8 @@ static int chunk_of_file(struct os_object *file, uint64_t size, size_t pages, un
     return e;
 }
 
-static int image_of_file(struct os_object *file, uint64_t size, size_t pages, unsigned flags, struct pool *pool, struct image **out)
+static int image_of_file(struct os_object *file, uint64_t size, size_t pages, unsigned flags,
+                         struct pool *pool, struct image **out)
 {
     struct reclaim reclaim = {0};
     struct chunk *c;
@@ -66,8 +69,8 @@ static int image_of_file(struct os_object *file, uint64_t size, size_t pages, un
 }
 
 /* The file stays the live copy; images are copies of what it holds when somebody asks. */
-static int shared_file(struct os_object *file, size_t size, size_t pages, unsigned flags, struct pool *pool,
-                       struct memsnap_snapshot **out)
+static int shared_file(struct os_object *file, size_t size, size_t pages, unsigned flags,
+                       struct pool *pool, struct memsnap_snapshot **out)
 {
     struct chunk *c;
     struct image *i;
@@ -89,7 +92,8 @@ static int shared_file(struct os_object *file, size_t size, size_t pages, unsign
     return e;
 }
 
-static int snapshot_of_file(struct os_object *file, uint64_t size, unsigned flags, struct memsnap_snapshot **out)
+static int snapshot_of_file(struct os_object *file, uint64_t size, unsigned flags,
+                            struct memsnap_snapshot **out)
 {
     struct pool *pool;
     struct image *i;
@@ -114,7 +118,8 @@ static int snapshot_of_file(struct os_object *file, uint64_t size, unsigned flag
 
 static int check_file_flags(unsigned *flags)
 {
-    if (*flags & ~(MS_HUGE_FLAGS | MS_FILE_FLAGS | MEMSNAP_NO_FD) || (*flags & MS_HUGE_FLAGS) == MS_HUGE_FLAGS)
+    if (*flags & ~(MS_HUGE_FLAGS | MS_FILE_FLAGS | MEMSNAP_NO_FD) ||
+        (*flags & MS_HUGE_FLAGS) == MS_HUGE_FLAGS)
         return -EINVAL;
     if (*flags & MEMSNAP_FILE_SHARED)
         *flags |= MEMSNAP_FILE_MAP;
@@ -124,7 +129,8 @@ static int check_file_flags(unsigned *flags)
     return *flags & MEMSNAP_FILE_MAP && *flags & MEMSNAP_NO_FD ? -EINVAL : 0;
 }
 
-static int finish(int e, struct os_object *file, uint64_t size, unsigned flags, memsnap_snapshot **out)
+static int finish(int e, struct os_object *file, uint64_t size, unsigned flags,
+                  memsnap_snapshot **out)
 {
     if (e < 0)
         return e;

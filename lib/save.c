@@ -1,23 +1,24 @@
 /* Saving a snapshot: its bytes as a plain file.
  *
- * Only taking the image is done inside ms_enter, and giving it back. In between no lock is held, however long the
- * device takes: an image is immutable, and the reference to it keeps its chunks and their windows alive. A fork(2)
- * meanwhile does no harm, because nothing but reading goes on; the child has one reference too many, to memory that it
- * shares with its parent. */
+ * Only taking the image is done inside ms_enter, and giving it back. In between no lock is held,
+ * however long the device takes: an image is immutable, and the reference to it keeps its chunks
+ * and their windows alive. A fork(2) meanwhile does no harm, because nothing but reading goes
+ * on; the child has one reference too many, to memory that it shares with its parent. */
 #include "config.h"
 
 #include "save.h"
 
 #include <errno.h>
 
-#include "bytes.h"
-#include "checked.h"
-#include "dirty.h"
+#include "base/bytes.h"
+#include "base/arith.h"
+#include "mapping/dirty.h"
 #include "memsnap.h"
 #include "snapshot.h"
-#include "store.h"
+#include "storage/store.h"
 
-/* How much is looked through for zero pages and then written while it is still in the processor's cache. */
+/* How much is looked through for zero pages and then written while it is still in the
+ * processor's cache. */
 #define PIECE ((size_t)1 << 19)
 /* Smaller stretches are not worth asking where their holes are. */
 #define WORTH_ASKING ((size_t)1 << 20)
@@ -25,11 +26,11 @@
 /* Pieces of memory on their way to neighbouring places in the file. */
 struct output {
     const struct os_object *to;
-    size_t size;                /* of the image */
-    uint64_t offset;            /* where the first one goes */
+    size_t size;     /* of the image */
+    uint64_t offset; /* where the first one goes */
     size_t len, n;
     struct os_iov v[128];
-    char *buffer;               /* of PIECE bytes, for chunks without a window */
+    char *buffer; /* of PIECE bytes, for chunks without a window */
 };
 
 static int output_flush(struct output *o)
@@ -42,7 +43,8 @@ static int output_flush(struct output *o)
 
 static int output_add(struct output *o, uint64_t at, const char *p, size_t len)
 {
-    if (o->n && (o->offset + o->len != at || o->n == sizeof o->v / sizeof o->v[0] || o->len >= PIECE)) {
+    if (o->n &&
+        (o->offset + o->len != at || o->n == sizeof o->v / sizeof o->v[0] || o->len >= PIECE)) {
         int e = output_flush(o);
         if (e < 0)
             return e;
@@ -76,7 +78,8 @@ static int output_bytes(struct output *o, uint64_t at, const char *p, size_t len
 }
 
 /* Bytes of a chunk that cannot be looked at: mapped files, and what could not be mapped. */
-static int output_read(struct output *o, uint64_t at, const struct chunk *c, uint64_t from, size_t len)
+static int output_read(struct output *o, uint64_t at, const struct chunk *c, uint64_t from,
+                       size_t len)
 {
     if (ms_os->file_clone(&c->store->object, c->offset + from, o->to, at, len) == 0)
         return 0;
@@ -89,21 +92,23 @@ static int output_read(struct output *o, uint64_t at, const struct chunk *c, uin
         if (e == 0)
             e = output_bytes(o, at + done, o->buffer, n);
         if (e == 0)
-            e = output_flush(o);        /* the buffer is used again */
+            e = output_flush(o); /* the buffer is used again */
     }
     return e;
 }
 
-/* What nobody ever wrote to the store must not be looked at: that would give it memory. 1: there is a stretch of data;
- * 0: only holes are left. */
-static int next_data(const struct chunk *c, uint64_t from, uint64_t end, uint64_t *start, uint64_t *stop)
+/* What nobody ever wrote to the store must not be looked at: that would give it memory. 1: there
+ * is a stretch of data; 0: only holes are left. */
+static int next_data(const struct chunk *c, uint64_t from, uint64_t end, uint64_t *start,
+                     uint64_t *stop)
 {
     if (c->store->kind == STORE_HEAP || end - from < WORTH_ASKING) {
         *start = from;
         *stop = end;
         return 1;
     }
-    int found = ms_os->object_data(&c->store->object, c->offset + from, c->offset + end, start, stop);
+    int found =
+        ms_os->object_data(&c->store->object, c->offset + from, c->offset + end, start, stop);
     if (found > 0) {
         *start -= c->offset;
         *stop -= c->offset;
@@ -134,7 +139,8 @@ static int output_run(struct output *o, const struct run *r)
 static int check_source(const struct run *r, size_t size)
 {
     size_t ps = ms_os->page_size();
-    uint64_t now, need = r->chunk->offset + (uint64_t)r->chunk_page * ps + ms_min(r->pages * ps, size - r->first * ps);
+    uint64_t now, need = r->chunk->offset + (uint64_t)r->chunk_page * ps +
+                         ms_min(r->pages * ps, size - r->first * ps);
     if (r->chunk->store->kind != STORE_FILE)
         return 0;
     int e = ms_os->file_size(&r->chunk->store->object, &now);

@@ -2,18 +2,19 @@
 #ifndef MS_SAVE_H
 #define MS_SAVE_H
 
-#include "image.h"
+#include "storage/image.h"
 #include "os/os.h"
 
 #define MS_SAVE_FLAGS (MEMSNAP_SAVE_NOSYNC | MEMSNAP_SAVE_EXCL)
 
-/* A new file at path whose content `write` makes: it writes to an empty object and tells how many bytes there are. The
- * old file is replaced when all is there; after an error it is as it was. Outside ms_enter: this waits for storage. */
+/* A new file at path whose content `write` makes: it writes to an empty object and tells how
+ * many bytes there are. The old file is replaced when all is there; after an error it is as it
+ * was. Outside ms_enter: this waits for storage. */
 typedef int ms_write_content(void *arg, const struct os_object *to, uint64_t *size);
 int ms_save_file(const char *path, unsigned flags, ms_write_content *write, void *arg);
 
-/* Writes the image's first `size` bytes to an empty object. Zero pages, stored ones too, become holes. The same outside
- * rule. */
+/* Writes the image's first `size` bytes to an empty object. Zero pages, stored ones too, become
+ * holes. The same outside rule. */
 int ms_write_image(const struct image *i, size_t size, const struct os_object *to);
 
 #endif

@@ -1,4 +1,5 @@
-/* Snapshots: the public functions on them, but for files (file.c), saving (save.c, delta.c) and statistics (stats.c). */
+/* Snapshots: the public functions on them, but for files (file.c), saving (save.c, delta.c) and
+ * statistics (stats.c). */
 #include "config.h"
 
 #include "snapshot.h"
@@ -7,13 +8,14 @@
 #include <limits.h>
 #include <string.h>
 
-#include "bytes.h"
-#include "checked.h"
-#include "dirty.h"
-#include "fill.h"
+#include "base/bytes.h"
+#include "base/arith.h"
+#include "mapping/dirty.h"
+#include "storage/fill.h"
 
-/* Images of so many pages at the most are kept in heap memory: a memfd costs 6 us and a descriptor, writing 64 KiB into it 23 us, copying
- * them 2 us; and opening a view by copying costs no more than the faults of a mapped one. */
+/* Images of so many pages at the most are kept in heap memory: a memfd costs 6 us and a
+ * descriptor, writing 64 KiB into it 23 us, copying them 2 us; and opening a view by copying
+ * costs no more than the faults of a mapped one. */
 #define TINY_PAGES 16
 
 const char *memsnap_version_string(void)
@@ -26,14 +28,15 @@ size_t memsnap_page_size(void)
     return ms_os->page_size();
 }
 
-/* ---- making ---- */
+/* ---- making ---------------------------------------------------------------------------------- */
 
-int ms_snapshot_of_image(struct image *i, size_t size, unsigned flags, struct pool *pool, struct memsnap_snapshot **out)
+int ms_snapshot_of_image(struct image *i, size_t size, unsigned flags, struct pool *pool,
+                         struct memsnap_snapshot **out)
 {
     struct memsnap_snapshot *s = ms_os->alloc(sizeof *s);
     if (!s)
         return -ENOMEM;
-    int e = ms_lot_new(&s->lot);
+    int e = ms_recycler_new(&s->recycler);
     if (e < 0) {
         ms_os->free(s);
         return e;
@@ -44,7 +47,7 @@ int ms_snapshot_of_image(struct image *i, size_t size, unsigned flags, struct po
     s->flags = flags & (MS_HUGE_FLAGS | MEMSNAP_NO_FD);
     s->pool = ms_pool_ref(pool);
     s->image = ms_image_ref(i);
-    ms_lot_set_image(s->lot, i);
+    ms_recycler_set_image(s->recycler, i);
     *out = s;
     return 0;
 }
@@ -62,7 +65,8 @@ static int check_memory_flags(unsigned flags)
 }
 
 /* data == NULL: zeros, which need no memory unless it is to be huge pages. */
-static int image_of_bytes(const void *data, size_t size, size_t pages, unsigned flags, struct pool *pool, struct image **out)
+static int image_of_bytes(const void *data, size_t size, size_t pages, unsigned flags,
+                          struct pool *pool, struct image **out)
 {
     struct reclaim reclaim = {0};
     struct chunk *c;
@@ -80,7 +84,8 @@ static int image_of_bytes(const void *data, size_t size, size_t pages, unsigned 
     return e;
 }
 
-static int snapshot_new(const void *data, size_t size, size_t pages, unsigned flags, struct memsnap_snapshot **out)
+static int snapshot_new(const void *data, size_t size, size_t pages, unsigned flags,
+                        struct memsnap_snapshot **out)
 {
     struct pool *pool;
     struct image *i;
@@ -123,20 +128,20 @@ int memsnap_snapshot_new_zeroed(size_t size, unsigned flags, memsnap_snapshot **
     return out ? checked_new(NULL, size, flags, out) : -EINVAL;
 }
 
-/* ---- the current image ---- */
+/* ---- the current image ----------------------------------------------------------------------- */
 
 void ms_snapshot_set_image(struct memsnap_snapshot *s, struct image *i)
 {
     struct image *old = s->image;
     s->image = i;
-    ms_lot_set_image(s->lot, i);
+    ms_recycler_set_image(s->recycler, i);
     ms_image_unref(old);
 }
 
 int ms_snapshot_image(struct memsnap_snapshot *s, bool atomic, struct image **out)
 {
     ms_lock(&s->lock);
-    int e = ms_writer_settle(s, atomic);
+    int e = ms_writer_bring_up_to_date(s, atomic);
     if (e == 0)
         *out = ms_image_ref(s->image);
     ms_unlock(&s->lock);
@@ -158,7 +163,7 @@ int memsnap_snapshot_clone(memsnap_snapshot *s, memsnap_snapshot **out)
     return e;
 }
 
-/* ---- references ---- */
+/* ---- references ------------------------------------------------------------------------------ */
 
 memsnap_snapshot *memsnap_snapshot_ref(memsnap_snapshot *s)
 {
@@ -171,11 +176,11 @@ void ms_snapshot_put(struct memsnap_snapshot *s)
 {
     if (!ms_ref_put(&s->refs))
         return;
-    ms_lot_set_most(s->lot, 0);
-    ms_lot_set_image(s->lot, NULL);
+    ms_recycler_set_limit(s->recycler, 0);
+    ms_recycler_set_image(s->recycler, NULL);
     ms_writer_destroy(s);
     ms_image_unref(s->image);
-    ms_lot_unref(s->lot);
+    ms_recycler_unref(s->recycler);
     ms_pool_trim(s->pool);
     ms_pool_unref(s->pool);
     ms_lock_destroy(&s->lock);
@@ -204,12 +209,12 @@ int memsnap_snapshot_set_recycling(memsnap_snapshot *s, unsigned max_views)
     if (!s)
         return -EINVAL;
     ms_enter();
-    ms_lot_set_most(s->lot, max_views);
+    ms_recycler_set_limit(s->recycler, max_views);
     ms_leave();
     return 0;
 }
 
-/* ---- reading ---- */
+/* ---- reading --------------------------------------------------------------------------------- */
 
 static int image_read(const struct image *i, size_t offset, char *buf, size_t len)
 {
@@ -229,15 +234,16 @@ static int image_read(const struct image *i, size_t offset, char *buf, size_t le
     return e;
 }
 
-/* In direct state the chunk itself is what the stores so far have made: nothing needs to be frozen to look at it. */
+/* In direct state the chunk itself is what the stores so far have made: nothing needs to be
+ * frozen to look at it. */
 static int snapshot_read(struct memsnap_snapshot *s, size_t offset, char *buf, size_t len)
 {
     struct image *i = NULL;
     int e = 0;
     ms_lock(&s->lock);
-    if (s->writer.state == WRITER_DIRECT && s->writer.process == ms_process())
+    if (s->writer.state == WRITER_DIRECT && s->writer.process == ms_process_generation())
         e = ms_chunk_read(s->writer.chunk, offset, buf, len);
-    else if ((e = ms_writer_settle(s, false)) == 0)
+    else if ((e = ms_writer_bring_up_to_date(s, false)) == 0)
         i = ms_image_ref(s->image);
     ms_unlock(&s->lock);
     if (i)
@@ -258,7 +264,7 @@ int memsnap_snapshot_read(memsnap_snapshot *s, size_t offset, void *buf, size_t 
     return e;
 }
 
-/* ---- diff ---- */
+/* ---- diff ------------------------------------------------------------------------------------ */
 
 struct diff {
     const struct image *a, *b;
@@ -275,10 +281,12 @@ static int page_differs(struct diff *d, size_t page)
     return e < 0 ? e : !ms_bytes_equal(a, b, bytes);
 }
 
-/* Gathers differing pages into ranges; pages that both refer to in the same chunk are not looked at. */
+/* Gathers differing pages into ranges; pages that both refer to in the same chunk are not looked
+ * at. */
 static int diff_ranges(struct diff *d, size_t *cursor, struct memsnap_range *v, size_t max)
 {
-    size_t ps = ms_os->page_size(), pages = ms_image_pages(d->a), at = *cursor / ps, n = 0, first, run;
+    size_t ps = ms_os->page_size(), pages = ms_image_pages(d->a), at = *cursor / ps, n = 0, first,
+           run;
     while (at < pages && ms_image_differs(d->a, d->b, at, pages, &first, &run)) {
         for (at = first; at < first + run; at++) {
             int differs = page_differs(d, at);
@@ -302,7 +310,8 @@ static int diff_ranges(struct diff *d, size_t *cursor, struct memsnap_range *v, 
     return (int)n;
 }
 
-static int snapshot_diff(memsnap_snapshot *a, memsnap_snapshot *b, size_t *cursor, struct memsnap_range *v, size_t max)
+static int snapshot_diff(memsnap_snapshot *a, memsnap_snapshot *b, size_t *cursor,
+                         struct memsnap_range *v, size_t max)
 {
     struct image *ia = NULL, *ib = NULL;
     int e = ms_snapshot_image(a, false, &ia);
@@ -322,7 +331,8 @@ static int snapshot_diff(memsnap_snapshot *a, memsnap_snapshot *b, size_t *curso
     return e;
 }
 
-int memsnap_snapshot_diff(memsnap_snapshot *a, memsnap_snapshot *b, size_t *cursor, struct memsnap_range *ranges, size_t max)
+int memsnap_snapshot_diff(memsnap_snapshot *a, memsnap_snapshot *b, size_t *cursor,
+                          struct memsnap_range *ranges, size_t max)
 {
     if (!a || !b || !cursor || !ranges || !max || a->size != b->size || *cursor > a->size)
         return -EINVAL;

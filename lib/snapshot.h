@@ -2,21 +2,21 @@
 #ifndef MS_SNAPSHOT_H
 #define MS_SNAPSHOT_H
 
-#include "image.h"
-#include "lot.h"
+#include "storage/image.h"
+#include "recycler.h"
 #include "memsnap.h"
-#include "pool.h"
-#include "refcount.h"
+#include "storage/pool.h"
+#include "base/refcount.h"
 #include "writer.h"
 
 struct memsnap_snapshot {
-    refcount refs;              /* the caller's handles and the lease */
-    size_t size;                /* bytes, exactly as asked for */
-    unsigned flags;             /* MEMSNAP_NO_FD, MEMSNAP_HUGE_* of its making */
-    struct pool *pool;          /* holds a reference; shared with all descendants */
-    struct lot *lot;            /* holds a reference */
-    struct ms_lock lock;        /* guards the rest */
-    struct image *image;        /* never NULL; see writer.h for when it may be handed out */
+    refcount refs;             /* the caller's handles and the lease */
+    size_t size;               /* bytes, exactly as asked for */
+    unsigned flags;            /* MEMSNAP_NO_FD, MEMSNAP_HUGE_* of its making */
+    struct pool *pool;         /* holds a reference; shared with all descendants */
+    struct recycler *recycler; /* holds a reference */
+    struct ms_mutex lock;      /* guards the rest */
+    struct image *image;       /* never NULL; see writer.h for when it may be handed out */
     struct writer writer;
 };
 
@@ -24,7 +24,8 @@ struct memsnap_snapshot {
 #define MS_FILE_FLAGS (MEMSNAP_FILE_MAP | MEMSNAP_FILE_SHARED)
 
 /* A snapshot of an image; takes references of its own to image and pool. */
-int ms_snapshot_of_image(struct image *i, size_t size, unsigned flags, struct pool *pool, struct memsnap_snapshot **out);
+int ms_snapshot_of_image(struct image *i, size_t size, unsigned flags, struct pool *pool,
+                         struct memsnap_snapshot **out);
 /* A reference to the image of what the snapshot holds at this moment. */
 int ms_snapshot_image(struct memsnap_snapshot *s, bool atomic, struct image **out);
 /* With the lock held: the snapshot's image is another one from now on; takes the reference over. */

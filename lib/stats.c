@@ -4,19 +4,21 @@
 #include <errno.h>
 #include <string.h>
 
-#include "checked.h"
-#include "dirty.h"
-#include "restore.h"
+#include "base/arith.h"
+#include "mapping/dirty.h"
+#include "mapping/restore.h"
 #include "snapshot.h"
-#include "store.h"
+#include "storage/store.h"
 #include "view.h"
 
-/* The caller's struct may be older or newer than ours: both see what both know, and `size` stays the caller's. */
-static void hand_out(void *to, size_t room, const void *from, size_t known)
+/* The caller's struct may be older or newer than ours: both see what both know, and `size` stays
+ * the caller's. */
+static void hand_out(void *to, size_t capacity, const void *from, size_t known)
 {
-    size_t n = ms_min(room, known);
+    size_t n = ms_min(capacity, known);
     if (n > sizeof(size_t))
-        memcpy((char *)to + sizeof(size_t), (const char *)from + sizeof(size_t), n - sizeof(size_t));
+        memcpy((char *)to + sizeof(size_t), (const char *)from + sizeof(size_t),
+               n - sizeof(size_t));
 }
 
 static size_t huge_bytes(const struct image *i)
@@ -51,15 +53,16 @@ static size_t references(const struct mapping *m, const struct image *i)
     return (size_t)(m->base == i) + (size_t)(m->mapped == i);
 }
 
-/* The writer's mapping and the views that wait go with the snapshot: their references to the image count as ours. */
+/* The writer's mapping and the views that wait go with the snapshot: their references to the
+ * image count as ours. */
 static size_t own_references(struct memsnap_snapshot *s, size_t *parked)
 {
     size_t n = 1 + references(&s->writer.mapping, s->image);
-    ms_lock(&s->lot->lock);
-    *parked = s->lot->n;
-    for (const struct memsnap_view *v = s->lot->first; v; v = v->next)
+    ms_lock(&s->recycler->lock);
+    *parked = s->recycler->n;
+    for (const struct memsnap_view *v = s->recycler->first; v; v = v->next)
         n += references(&v->mapping, s->image);
-    ms_unlock(&s->lot->lock);
+    ms_unlock(&s->recycler->lock);
     return n;
 }
 
@@ -124,9 +127,9 @@ int memsnap_view_stats(memsnap_view *v, struct memsnap_view_stats *stats)
     if (!v || !stats || stats->size < sizeof stats->size)
         return -EINVAL;
     ms_enter();
-    int e = v->lease && v->process != ms_process() ? -EBADF : 0;
+    int e = v->lease && v->process != ms_process_generation() ? -EBADF : 0;
     if (e == 0) {
-        struct ms_lock *lock = v->lease ? &v->lease->lock : &v->lock;
+        struct ms_mutex *lock = v->lease ? &v->lease->lock : &v->lock;
         ms_lock(lock);
         view_stats(v->lease ? &v->lease->writer.mapping : &v->mapping, &t);
         ms_unlock(lock);

@@ -6,21 +6,21 @@
 #include <errno.h>
 #include <limits.h>
 
-#include "annotate.h"
-#include "checked.h"
-#include "collect.h"
-#include "dirty.h"
-#include "restore.h"
+#include "base/annotate.h"
+#include "base/arith.h"
+#include "mapping/capture.h"
+#include "mapping/dirty.h"
+#include "mapping/restore.h"
 #include "snapshot.h"
-#include "store.h"
-#include "trim.h"
+#include "storage/store.h"
+#include "mapping/split_huge.h"
 
 #define VIEW_FLAGS (MEMSNAP_VIEW_COPY | MEMSNAP_VIEW_PREFAULT | MEMSNAP_VIEW_NODUMP)
 
 /* A parked view keeps no more private pages than this resident: 1 MiB of small pages. */
-#define MOST_PARKED_PAGES 256
+#define MAX_PARKED_PAGES 256
 
-/* ---- opening ---- */
+/* ---- opening --------------------------------------------------------------------------------- */
 
 static struct memsnap_view *view_alloc(void)
 {
@@ -43,11 +43,12 @@ void ms_view_destroy(struct memsnap_view *v)
     ms_mapping_close(&v->mapping);
     ms_pool_trim(v->pool);
     ms_pool_unref(v->pool);
-    ms_lot_unref(v->lot);
+    ms_recycler_unref(v->recycler);
     view_free(v);
 }
 
-static int open_new(struct memsnap_snapshot *s, struct image *i, unsigned flags, void *at, memsnap_view **out)
+static int open_new(struct memsnap_snapshot *s, struct image *i, unsigned flags, void *at,
+                    memsnap_view **out)
 {
     struct memsnap_view *v = view_alloc();
     if (!v)
@@ -60,7 +61,7 @@ static int open_new(struct memsnap_snapshot *s, struct image *i, unsigned flags,
     v->data = v->mapping.address;
     v->size = s->size;
     v->pool = ms_pool_ref(s->pool);
-    v->lot = at ? NULL : ms_lot_ref(s->lot);
+    v->recycler = at ? NULL : ms_recycler_ref(s->recycler);
     *out = v;
     return 0;
 }
@@ -69,7 +70,7 @@ static void wake(struct memsnap_view *v)
 {
     ms_ref_init(&v->refs);
     v->next = NULL;
-    MS_SHOW(v->mapping.address, v->mapping.length);
+    MS_UNPOISON(v->mapping.address, v->mapping.length);
 }
 
 static int view_open(struct memsnap_snapshot *s, unsigned flags, void *at, memsnap_view **out)
@@ -78,7 +79,7 @@ static int view_open(struct memsnap_snapshot *s, unsigned flags, void *at, memsn
     int e = ms_snapshot_image(s, false, &i);
     if (e < 0)
         return e;
-    struct memsnap_view *v = at ? NULL : ms_lot_take(s->lot, i, flags);
+    struct memsnap_view *v = at ? NULL : ms_recycler_get(s->recycler, i, flags);
     if (v) {
         wake(v);
         *out = v;
@@ -99,7 +100,7 @@ static int lease_open(struct memsnap_snapshot *s, unsigned flags, void *at, mems
     if (e == 0) {
         v->data = s->writer.mapping.address;
         v->size = s->size;
-        v->process = ms_process();
+        v->process = ms_process_generation();
         ms_ref_get(&s->refs);
         v->lease = s;
     }
@@ -111,7 +112,8 @@ static int lease_open(struct memsnap_snapshot *s, unsigned flags, void *at, mems
     return e;
 }
 
-static int open_either(memsnap_snapshot *s, unsigned flags, bool mutable, void *at, memsnap_view **out)
+static int open_either(memsnap_snapshot *s, unsigned flags, bool mutable, void *at,
+                       memsnap_view **out)
 {
     if (!s || !out || flags & ~(mutable ? VIEW_FLAGS | MEMSNAP_VIEW_TRACK : VIEW_FLAGS))
         return -EINVAL;
@@ -137,10 +139,11 @@ int memsnap_snapshot_view_at(memsnap_snapshot *s, void *address, unsigned flags,
 {
     if (!address || !ms_aligned((uintptr_t)address, ms_os->page_size()))
         return -EINVAL;
-    return open_either(s, flags & ~MEMSNAP_VIEW_MUTABLE, flags & MEMSNAP_VIEW_MUTABLE, address, out);
+    return open_either(s, flags & ~MEMSNAP_VIEW_MUTABLE, flags & MEMSNAP_VIEW_MUTABLE, address,
+                       out);
 }
 
-/* ---- closing ---- */
+/* ---- closing --------------------------------------------------------------------------------- */
 
 memsnap_view *memsnap_view_ref(memsnap_view *v)
 {
@@ -163,7 +166,7 @@ static int restore_ordinary(struct mapping *m)
 {
     int e = ms_restore(m);
     if (e == 0)
-        ms_trim(m);
+        ms_split_huge(m);
     return e;
 }
 
@@ -171,23 +174,23 @@ static int restore_ordinary(struct mapping *m)
 static bool make_parkable(struct memsnap_view *v)
 {
     struct mapping *m = &v->mapping;
-    if (!v->lot || !ms_lot_wants(v->lot, m->base) || restore_ordinary(m) < 0)
+    if (!v->recycler || !ms_recycler_accepts(v->recycler, m->base) || restore_ordinary(m) < 0)
         return false;
-    if (m->kept_pages > MOST_PARKED_PAGES) {
+    if (m->resident_private > MAX_PARKED_PAGES) {
         if (m->mapped != m->base || ms_mapping_drop(m, 0, m->pages) < 0)
             return false;
-        m->kept_pages = 0;
+        m->resident_private = 0;
     }
-    MS_HIDE(m->address, m->length);
+    MS_POISON(m->address, m->length);
     return true;
 }
 
 static void view_close(struct memsnap_view *v)
 {
     if (make_parkable(v)) {
-        if (ms_lot_park(v->lot, v))
+        if (ms_recycler_put(v->recycler, v))
             return;
-        MS_SHOW(v->mapping.address, v->mapping.length);
+        MS_UNPOISON(v->mapping.address, v->mapping.length);
     }
     ms_view_destroy(v);
 }
@@ -207,7 +210,7 @@ memsnap_view *memsnap_view_unref(memsnap_view *v)
     return NULL;
 }
 
-/* ---- looking ---- */
+/* ---- looking --------------------------------------------------------------------------------- */
 
 void *memsnap_view_data(memsnap_view *v)
 {
@@ -224,7 +227,7 @@ int memsnap_view_is_mutable(memsnap_view *v)
     return v && v->lease;
 }
 
-/* ---- the mapping, locked ---- */
+/* ---- the mapping, locked --------------------------------------------------------------------- */
 
 /* A lease that was taken before a fork is the parent's. */
 static int lock_mapping(struct memsnap_view *v, struct mapping **m)
@@ -234,7 +237,7 @@ static int lock_mapping(struct memsnap_view *v, struct mapping **m)
         *m = &v->mapping;
         return 0;
     }
-    if (v->process != ms_process())
+    if (v->process != ms_process_generation())
         return -EBADF;
     ms_lock(&v->lease->lock);
     *m = &v->lease->writer.mapping;
@@ -246,25 +249,26 @@ static void unlock_mapping(struct memsnap_view *v)
     ms_unlock(v->lease ? &v->lease->lock : &v->lock);
 }
 
-/* ---- taking ---- */
+/* ---- taking ---------------------------------------------------------------------------------- */
 
 static int take_ordinary(struct memsnap_view *v, bool atomic, struct image **out)
 {
-    struct os_gate gate;
+    struct os_write_block block;
     struct mapping *m = &v->mapping;
     int e = 0;
     ms_lock(&v->lock);
     if (atomic && m->pages)
-        e = ms_os->gate_close(m->address, m->length, &gate);
+        e = ms_os->write_block_close(m->address, m->length, &block);
     if (e == 0) {
-        e = ms_collect(m, v->pool, atomic && m->pages ? &gate : NULL, out);
+        e = ms_capture(m, v->pool, atomic && m->pages ? &block : NULL, out);
         if (atomic && m->pages)
-            ms_os->gate_open(&gate);
+            ms_os->write_block_open(&block);
     }
     if (e == 0) {
-        /* What is taken next is compared with this: two takes share what did not change in between. */
-        ms_image_unref(m->latest);
-        m->latest = ms_image_ref(*out);
+        /* What is taken next is compared with this: two takes share what did not change in
+         * between. */
+        ms_image_unref(m->last_taken);
+        m->last_taken = ms_image_ref(*out);
     }
     ms_unlock(&v->lock);
     return e;
@@ -275,12 +279,16 @@ static int take(struct memsnap_view *v, bool atomic, memsnap_snapshot **out)
     struct memsnap_snapshot *s = v->lease;
     struct image *i;
     int e;
-    if (s && v->process != ms_process())
+    if (s && v->process != ms_process_generation())
         return -EBADF;
     e = s ? ms_snapshot_image(s, atomic, &i) : take_ordinary(v, atomic, &i);
     if (e < 0)
         return e;
-    e = ms_snapshot_of_image(i, v->size, s ? s->flags : v->pool->heap_only ? MEMSNAP_NO_FD : 0, s ? s->pool : v->pool, out);
+    e = ms_snapshot_of_image(i, v->size,
+                             s                    ? s->flags
+                             : v->pool->heap_only ? MEMSNAP_NO_FD
+                                                  : 0,
+                             s ? s->pool : v->pool, out);
     ms_image_unref(i);
     return e;
 }
@@ -295,7 +303,7 @@ int memsnap_view_take_snapshot(memsnap_view *v, unsigned flags, memsnap_snapshot
     return e;
 }
 
-/* ---- restoring ---- */
+/* ---- restoring ------------------------------------------------------------------------------- */
 
 int memsnap_view_restore(memsnap_view *v)
 {
@@ -316,14 +324,16 @@ static int restore_to(struct memsnap_view *v, struct memsnap_snapshot *s)
 {
     struct image *target;
     struct mapping *m;
-    int e = v->lease && v->process != ms_process() ? -EBADF : ms_snapshot_image(s, false, &target);
+    int e = v->lease && v->process != ms_process_generation()
+                ? -EBADF
+                : ms_snapshot_image(s, false, &target);
     if (e < 0)
         return e;
     e = lock_mapping(v, &m);
     if (e == 0) {
         e = v->lease ? ms_writer_restore_to(v->lease, target) : ms_restore_to(m, target);
         if (e == 0 && !v->lease)
-            ms_trim(m);
+            ms_split_huge(m);
         unlock_mapping(v);
     }
     ms_image_unref(target);
@@ -340,7 +350,7 @@ int memsnap_view_restore_to(memsnap_view *v, memsnap_snapshot *s)
     return e;
 }
 
-/* ---- protecting ---- */
+/* ---- protecting ------------------------------------------------------------------------------ */
 
 static int clean_access(int access)
 {
@@ -362,19 +372,20 @@ int memsnap_view_protect(memsnap_view *v, size_t offset, size_t len, int access)
     ms_enter();
     int e = lock_mapping(v, &m);
     if (e == 0) {
-        e = ms_mapping_protect(m, offset / ps, (size_t)ms_round_up(len, ps) / ps, clean_access(access));
+        e = ms_mapping_protect(m, offset / ps, (size_t)ms_round_up(len, ps) / ps,
+                               clean_access(access));
         unlock_mapping(v);
     }
     ms_leave();
     return e;
 }
 
-/* ---- dirty ---- */
+/* ---- dirty ----------------------------------------------------------------------------------- */
 
-static int gather_ranges(struct mapping *m, size_t *cursor, struct memsnap_range *v, size_t max)
+static int list_dirty_ranges(struct mapping *m, size_t *cursor, struct memsnap_range *v, size_t max)
 {
     size_t ps = ms_os->page_size(), n = 0, page;
-    struct dirty d;
+    struct dirty_iter d;
     int e;
     ms_dirty_begin(&d, m, m->base, *cursor / ps, NULL);
     while ((e = ms_dirty_next(&d, &page)) > 0) {
@@ -397,19 +408,20 @@ static int gather_ranges(struct mapping *m, size_t *cursor, struct memsnap_range
     return (int)n;
 }
 
-static int view_dirty(struct memsnap_view *v, size_t *cursor, struct memsnap_range *ranges, size_t max)
+static int view_dirty(struct memsnap_view *v, size_t *cursor, struct memsnap_range *ranges,
+                      size_t max)
 {
     struct mapping *m;
     int e = lock_mapping(v, &m);
     if (e < 0)
         return e;
     if (v->lease) {
-        *cursor = v->size;          /* a mutable view always equals its snapshot */
+        *cursor = v->size; /* a mutable view always equals its snapshot */
     } else {
-        e = ms_mapping_lift(m);
+        e = ms_mapping_make_readable(m);
         if (e == 0) {
-            e = m->torn ? -EIO : gather_ranges(m, cursor, ranges, max);
-            ms_mapping_lower(m);
+            e = m->torn ? -EIO : list_dirty_ranges(m, cursor, ranges, max);
+            ms_mapping_reprotect(m);
         }
     }
     unlock_mapping(v);
@@ -428,7 +440,7 @@ int memsnap_view_dirty(memsnap_view *v, size_t *cursor, struct memsnap_range *ra
     return n;
 }
 
-/* ---- flushing ---- */
+/* ---- flushing -------------------------------------------------------------------------------- */
 
 int memsnap_view_flush(memsnap_view *v, size_t offset, size_t len)
 {
@@ -443,9 +455,11 @@ int memsnap_view_flush(memsnap_view *v, size_t offset, size_t len)
     if (e == 0) {
         size_t first = offset & ~(ps - 1);
         struct os_object *file = &v->lease->writer.chunk->store->object;
-        unlock_mapping(v);          /* storage may be slow, and neither the file nor the mapping goes away under a lease */
+        /* storage may be slow, and neither the file nor the mapping goes away under a lease */
+        unlock_mapping(v);
         if (len)
-            e = ms_os->flush(m->address + first, (size_t)ms_round_up(offset + len - first, ps), file);
+            e = ms_os->flush(m->address + first, (size_t)ms_round_up(offset + len - first, ps),
+                             file);
     }
     ms_leave();
     return e;

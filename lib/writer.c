@@ -1,4 +1,4 @@
-/* The mutable mapping of a snapshot: direct, shadow, freeze, collect. */
+/* The mutable mapping of a snapshot: direct, shadow, freeze, capture. */
 #include "config.h"
 
 #include "writer.h"
@@ -6,24 +6,25 @@
 #include <errno.h>
 #include <string.h>
 
-#include "bytes.h"
-#include "checked.h"
-#include "collect.h"
-#include "dirty.h"
-#include "fill.h"
-#include "restore.h"
+#include "base/bytes.h"
+#include "base/arith.h"
+#include "mapping/capture.h"
+#include "mapping/dirty.h"
+#include "storage/fill.h"
+#include "mapping/restore.h"
 #include "snapshot.h"
-#include "store.h"
+#include "storage/store.h"
 
-/* ---- the last page ---- */
+/* ---- the last page --------------------------------------------------------------------------- */
 
-/* Bytes behind the image's end are zero in every view; a direct writer may have stored there. The chunk is not handed out yet. */
+/* Bytes behind the image's end are zero in every view; a direct writer may have stored there.
+ * The chunk is not handed out yet. */
 static int clear_tail(struct memsnap_snapshot *s)
 {
     size_t ps = ms_os->page_size(), last = s->size / ps, used = s->size % ps;
     char *tail;
     struct run r;
-    if (!s->writer.tail_unknown)
+    if (!s->writer.tail_dirty)
         return 0;
     tail = ms_os->alloc(ps);
     if (!tail)
@@ -33,36 +34,38 @@ static int clear_tail(struct memsnap_snapshot *s)
     if (e == 0 && !ms_bytes_equal(tail, NULL, ps - used)) {
         struct os_iov v = {tail, ps - used};
         memset(tail, 0, ps - used);
-        e = ms_os->object_write(&r.chunk->store->object, &v, 1, r.chunk->offset + r.chunk_page * ps + used);
+        e = ms_os->object_write(&r.chunk->store->object, &v, 1,
+                                r.chunk->offset + r.chunk_page * ps + used);
     }
     ms_os->free(tail);
     if (e == 0)
-        s->writer.tail_unknown = false;
+        s->writer.tail_dirty = false;
     return e;
 }
 
-/* ---- settling ---- */
+/* ---- bringing the image up to date ----------------------------------------------------------- */
 
-static int collect_shadow(struct memsnap_snapshot *s, bool atomic)
+static int capture_shadow(struct memsnap_snapshot *s, bool atomic)
 {
     struct writer *w = &s->writer;
-    struct os_gate gate;
+    struct os_write_block block;
     struct image *i;
-    bool gated = atomic && w->leased;
+    bool blocked = atomic && w->leased;
     int e = 0;
-    if (gated) {
+    if (blocked) {
         ms_mapping_untrack(&w->mapping);
-        e = ms_os->gate_close(w->mapping.address, w->mapping.length, &gate);
+        e = ms_os->write_block_close(w->mapping.address, w->mapping.length, &block);
     } else if (w->leased) {
         ms_mapping_track(&w->mapping);
     }
     if (e < 0)
         return e;
-    e = ms_collect(&w->mapping, s->pool, gated ? &gate : NULL, &i);
-    if (gated)
-        ms_os->gate_open(&gate);
+    e = ms_capture(&w->mapping, s->pool, blocked ? &block : NULL, &i);
+    if (blocked)
+        ms_os->write_block_open(&block);
     if (e < 0) {
-        ms_mapping_untrack(&w->mapping);        /* what was reported is lost: everything is looked at the next time */
+        /* what was reported is lost: everything is looked at the next time */
+        ms_mapping_untrack(&w->mapping);
         return e;
     }
     ms_mapping_set_base(&w->mapping, i);
@@ -70,12 +73,12 @@ static int collect_shadow(struct memsnap_snapshot *s, bool atomic)
     return 0;
 }
 
-static int settle_shadow(struct memsnap_snapshot *s, bool atomic)
+static int bring_shadow_up_to_date(struct memsnap_snapshot *s, bool atomic)
 {
     struct writer *w = &s->writer;
     int e = w->mapping.torn && !w->leased ? ms_restore(&w->mapping) : 0;
     if (e == 0)
-        e = collect_shadow(s, atomic);
+        e = capture_shadow(s, atomic);
     if (e == 0 && !w->leased) {
         ms_mapping_close(&w->mapping);
         w->state = WRITER_NONE;
@@ -83,29 +86,30 @@ static int settle_shadow(struct memsnap_snapshot *s, bool atomic)
     return e;
 }
 
-static int settle_file(struct memsnap_snapshot *s, bool atomic)
+static int bring_file_up_to_date(struct memsnap_snapshot *s, bool atomic)
 {
     struct image *i;
     if (atomic && s->writer.leased)
         return -ENOTSUP;
-    int e = ms_collect_file(&s->writer.chunk->store->object, s->size, s->image, s->pool, &i);
+    int e = ms_capture_file(&s->writer.chunk->store->object, s->size, s->image, s->pool, &i);
     if (e == 0)
         ms_snapshot_set_image(s, i);
     return e;
 }
 
-/* The lease belongs to the process that this one was forked from, and so does what was stored through it. */
-static bool is_elsewhere(const struct writer *w)
+/* The lease belongs to the process that this one was forked from, and so does what was stored
+ * through it. */
+static bool owned_by_parent(const struct writer *w)
 {
-    return (w->leased || w->mapping.no_fork) && w->process != ms_process();
+    return (w->leased || w->mapping.no_fork) && w->process != ms_process_generation();
 }
 
-int ms_writer_settle(struct memsnap_snapshot *s, bool atomic)
+int ms_writer_bring_up_to_date(struct memsnap_snapshot *s, bool atomic)
 {
     struct writer *w = &s->writer;
     if (w->state == WRITER_FILE)
-        return settle_file(s, atomic);
-    if (is_elsewhere(w))
+        return bring_file_up_to_date(s, atomic);
+    if (owned_by_parent(w))
         return -EBADF;
     if (w->state == WRITER_DIRECT) {
         int e = ms_mapping_freeze(&w->mapping, w->chunk);
@@ -117,21 +121,15 @@ int ms_writer_settle(struct memsnap_snapshot *s, bool atomic)
         return clear_tail(s);
     }
     int e = clear_tail(s);
-    return e < 0 || w->state == WRITER_NONE ? e : settle_shadow(s, atomic);
+    return e < 0 || w->state == WRITER_NONE ? e : bring_shadow_up_to_date(s, atomic);
 }
 
-/* ---- opening ---- */
-
-/* Nobody else, here or in a forked process, can see the chunk's pages by way of the store. */
-static bool is_ours(const struct chunk *c)
-{
-    return c->store->kind == STORE_ANON && c->store->process == ms_process() && c->forks == ms_forks();
-}
+/* ---- opening --------------------------------------------------------------------------------- */
 
 /* A chunk that the whole image could live in. */
 static bool is_own_chunk(const struct chunk *c, size_t pages)
 {
-    return is_ours(c) && c->pages == pages;
+    return ms_chunk_may_change(c) && c->pages == pages;
 }
 
 static bool can_be_direct(struct memsnap_snapshot *s, struct chunk **c)
@@ -158,9 +156,10 @@ static int write_run(struct chunk *to, const struct run *r, struct reader *reade
     return e;
 }
 
-/* Writes into the chunk every page in which the image is not the chunk's own page. Only pages that the image does not refer to are
- * written, so failing half way does no harm. fresh: the chunk is all zero. */
-static int gather_into(struct memsnap_snapshot *s, struct chunk *to, bool fresh)
+/* Writes into the chunk every page in which the image is not the chunk's own page. Only pages
+ * that the image does not refer to are written, so failing half way does no harm. fresh: the
+ * chunk is all zero. */
+static int consolidate_into(struct memsnap_snapshot *s, struct chunk *to, bool fresh)
 {
     struct image *whole;
     struct reader reader;
@@ -170,7 +169,8 @@ static int gather_into(struct memsnap_snapshot *s, struct chunk *to, bool fresh)
     if (e < 0)
         return e;
     ms_reader_begin(&reader, s->image);
-    while (e == 0 && at < pages && ms_image_differs(whole, s->image, at, pages, &r.first, &r.pages)) {
+    while (e == 0 && at < pages &&
+           ms_image_differs(whole, s->image, at, pages, &r.first, &r.pages)) {
         ms_image_run(s->image, r.first, r.first + r.pages, &r);
         if (r.chunk || !fresh)
             e = write_run(to, &r, &reader);
@@ -207,7 +207,7 @@ static bool is_unshared(struct memsnap_snapshot *s)
         return false;
     for (size_t at = 0; at < pages; at = r.first + r.pages) {
         ms_image_run(s->image, at, pages, &r);
-        if (r.chunk && r.chunk->store->kind != STORE_HEAP && !is_ours(r.chunk))
+        if (r.chunk && r.chunk->store->kind != STORE_HEAP && !ms_chunk_may_change(r.chunk))
             return false;
     }
     return true;
@@ -229,22 +229,24 @@ static void move_to_new_chunk(struct memsnap_snapshot *s)
     if (ms_pool_allocate(s->pool, ms_image_pages(s->image), false, &c) < 0)
         return;
     if (c->store->kind == STORE_ANON && ms_chunk_prepare_shared(c) == 0)
-        gather_into(s, c, true);
+        consolidate_into(s, c, true);
     ms_chunk_unref(c, &reclaim);
     ms_reclaim_flush(&reclaim);
 }
 
-/* Tries to make the image one chunk of its own. Not having it is no error: the writer is a shadow then. */
+/* Tries to make the image one chunk of its own. Not having it is no error: the writer is a
+ * shadow then. */
 static void make_exclusive(struct memsnap_snapshot *s)
 {
     struct reclaim reclaim = {0};
-    if (s->flags & MEMSNAP_NO_FD || ms_image_pages(s->image) == 0 || !(is_cheap_to_move(s) || is_unshared(s)))
+    if (s->flags & MEMSNAP_NO_FD || ms_image_pages(s->image) == 0 ||
+        !(is_cheap_to_move(s) || is_unshared(s)))
         return;
     struct chunk *c = find_own_chunk(s);
-    int e = c ? gather_into(s, c, false) : -ENOTSUP;
+    int e = c ? consolidate_into(s, c, false) : -ENOTSUP;
     ms_chunk_unref(c, &reclaim);
     ms_reclaim_flush(&reclaim);
-    if (e == -ENOTSUP)          /* no such chunk, or no way to make holes in it */
+    if (e == -ENOTSUP) /* no such chunk, or no way to make holes in it */
         move_to_new_chunk(s);
 }
 
@@ -269,7 +271,7 @@ static int open_direct(struct memsnap_snapshot *s, struct chunk *c, unsigned fla
     if (w->state != WRITER_FILE) {
         w->state = WRITER_DIRECT;
         w->chunk = c;
-        w->tail_unknown = s->size % ms_os->page_size() != 0;
+        w->tail_dirty = s->size % ms_os->page_size() != 0;
     }
     return 0;
 }
@@ -277,7 +279,7 @@ static int open_direct(struct memsnap_snapshot *s, struct chunk *c, unsigned fla
 static int open_anonymous(struct memsnap_snapshot *s, unsigned flags, void *at)
 {
     struct chunk *c;
-    int e = ms_writer_settle(s, false);
+    int e = ms_writer_bring_up_to_date(s, false);
     if (e < 0)
         return e;
     if (!can_be_direct(s, &c))
@@ -294,39 +296,41 @@ int ms_writer_open(struct memsnap_snapshot *s, unsigned flags, void *at)
 {
     struct writer *w = &s->writer;
     int e;
-    if (is_elsewhere(w) && w->state != WRITER_FILE)
+    if (owned_by_parent(w) && w->state != WRITER_FILE)
         return -EBADF;
     if (w->leased)
         return -EBUSY;
     if (w->state == WRITER_FILE && flags & MEMSNAP_VIEW_TRACK)
         return -ENOTSUP;
-    ms_lot_set_image(s->lot, NULL);         /* parked views would keep the image shared */
+    ms_recycler_set_image(s->recycler, NULL); /* parked views would keep the image shared */
     if (w->state == WRITER_FILE)
         e = open_direct(s, w->chunk, flags, at);
     else
         e = open_anonymous(s, flags, at);
-    ms_lot_set_image(s->lot, s->image);
+    ms_recycler_set_image(s->recycler, s->image);
     if (e < 0)
         return e;
     w->leased = true;
-    w->process = ms_process();
+    w->process = ms_process_generation();
     return 0;
 }
 
-/* ---- closing ---- */
+/* ---- closing --------------------------------------------------------------------------------- */
 
 void ms_writer_release(struct memsnap_snapshot *s)
 {
     struct writer *w = &s->writer;
-    if (is_elsewhere(w)) {
-        ms_mapping_forget(&w->mapping);     /* still leased, as far as this process can tell */
+    if (owned_by_parent(w)) {
+        ms_mapping_forget(&w->mapping); /* still leased, as far as this process can tell */
         return;
     }
     w->leased = false;
     if (w->state == WRITER_SHADOW) {
-        ms_mapping_unprotect(&w->mapping);  /* where that fails, collecting lifts what is in its way */
+        /* where that fails, capturing makes readable what is not */
+        ms_mapping_unprotect(&w->mapping);
         int e = ms_os->advise(w->mapping.address, w->mapping.length, OS_FORK);
-        w->mapping.no_fork = e < 0 && e != -ENOTSUP;        /* then a child knows at least that it has not got it */
+        /* then a child knows at least that it has not got it */
+        w->mapping.no_fork = e < 0 && e != -ENOTSUP;
         return;
     }
     ms_mapping_close(&w->mapping);
@@ -340,7 +344,7 @@ void ms_writer_destroy(struct memsnap_snapshot *s)
 {
     struct writer *w = &s->writer;
     struct reclaim reclaim = {0};
-    if (is_elsewhere(w))
+    if (owned_by_parent(w))
         ms_mapping_forget(&w->mapping);
     else
         ms_mapping_close(&w->mapping);
@@ -355,7 +359,7 @@ void ms_writer_set_file(struct memsnap_snapshot *s, struct chunk *file)
     s->writer.chunk = file;
 }
 
-/* ---- rolling back ---- */
+/* ---- rolling back ---------------------------------------------------------------------------- */
 
 int ms_writer_restore_to(struct memsnap_snapshot *s, struct image *target)
 {
@@ -363,7 +367,7 @@ int ms_writer_restore_to(struct memsnap_snapshot *s, struct image *target)
     if (w->state == WRITER_FILE)
         return ms_overwrite(&w->mapping, target);
     if (w->state == WRITER_DIRECT) {
-        int e = ms_writer_settle(s, false);
+        int e = ms_writer_bring_up_to_date(s, false);
         if (e < 0)
             return e;
     }
@@ -371,6 +375,6 @@ int ms_writer_restore_to(struct memsnap_snapshot *s, struct image *target)
     if (e == 0)
         ms_snapshot_set_image(s, ms_image_ref(target));
     else if (w->mapping.torn)
-        ms_mapping_set_base(&w->mapping, target);       /* what closing makes of it */
+        ms_mapping_set_base(&w->mapping, target); /* what closing makes of it */
     return e;
 }

@@ -1,8 +1,8 @@
 /* handoff - a memory image handed from one process to another, without copying it.
  *
- * The sender makes a snapshot, exports it as a descriptor and passes that over a Unix socket. The receiver adopts it,
- * works on a view of its own, tries in vain to change what the sender has, and hands back a snapshot of its changed
- * view. Both check every byte.
+ * The sender makes a snapshot, exports it as a descriptor and passes that over a Unix socket.
+ * The receiver adopts it, works on a view of its own, tries in vain to change what the sender
+ * has, and hands back a snapshot of its changed view. Both check every byte.
  *
  *     cc -O2 handoff.c $(pkg-config --cflags --libs memsnap) -o handoff
  *     ./handoff [MIB]              size of the image; 64 without
@@ -30,8 +30,7 @@ enum { CHANGES = 16, PATIENCE_S = 120 };
 static const char *who;
 static unsigned broken;
 
-__attribute__((format(printf, 1, 2), noreturn))
-static void give_up(const char *format, ...)
+__attribute__((format(printf, 1, 2), noreturn)) static void give_up(const char *format, ...)
 {
     va_list args;
 
@@ -51,8 +50,7 @@ static void must(int result, const char *what)
         give_up("%s: %s", what, strerror(-result));
 }
 
-__attribute__((format(printf, 2, 3)))
-static void claim(bool held, const char *format, ...)
+__attribute__((format(printf, 2, 3))) static void claim(bool held, const char *format, ...)
 {
     va_list args;
 
@@ -77,9 +75,10 @@ static double now_us(void)
     return (double)t.tv_sec * 1e6 + (double)t.tv_nsec / 1e3;
 }
 
-/* ---- what the image holds ------------------------------------------------------------------------ */
+/* ---- what the image holds -------------------------------------------------------------------- */
 
-/* Word number i, before and after the receiver's change. Known to both, so that nothing but the image need be sent. */
+/* Word number i, before and after the receiver's change. Known to both, so that nothing but the
+ * image need be sent. */
 static uint64_t word(size_t i)
 {
     uint64_t x = (i + 1) * 0x9e3779b97f4a7c15u;
@@ -110,16 +109,19 @@ static bool holds_pattern(const uint64_t *data, size_t words, bool changed)
     return true;
 }
 
-/* ---- messages: a size, and a descriptor ------------------------------------------------------------- */
+/* ---- messages: a size, and a descriptor ------------------------------------------------------ */
 
 static void send_image(int channel, int fd, uint64_t size)
 {
     union {
         struct cmsghdr align;
         char bytes[CMSG_SPACE(sizeof(int))];
-    } control = { .bytes = { 0 } };
-    struct iovec v = { &size, sizeof size };
-    struct msghdr m = { .msg_iov = &v, .msg_iovlen = 1, .msg_control = &control, .msg_controllen = sizeof control };
+    } control = {.bytes = {0}};
+    struct iovec v = {&size, sizeof size};
+    struct msghdr m = {.msg_iov = &v,
+                       .msg_iovlen = 1,
+                       .msg_control = &control,
+                       .msg_controllen = sizeof control};
     struct cmsghdr *c = CMSG_FIRSTHDR(&m);
 
     c->cmsg_level = SOL_SOCKET;
@@ -135,20 +137,25 @@ static int receive_image(int channel, uint64_t *size)
     union {
         struct cmsghdr align;
         char bytes[CMSG_SPACE(sizeof(int))];
-    } control = { .bytes = { 0 } };
-    struct iovec v = { size, sizeof *size };
-    struct msghdr m = { .msg_iov = &v, .msg_iovlen = 1, .msg_control = &control, .msg_controllen = sizeof control };
+    } control = {.bytes = {0}};
+    struct iovec v = {size, sizeof *size};
+    struct msghdr m = {.msg_iov = &v,
+                       .msg_iovlen = 1,
+                       .msg_control = &control,
+                       .msg_controllen = sizeof control};
     ssize_t n = recvmsg(channel, &m, MSG_CMSG_CLOEXEC);
     struct cmsghdr *c = CMSG_FIRSTHDR(&m);
     int fd;
 
-    if (n != (ssize_t)sizeof *size || c == NULL || c->cmsg_type != SCM_RIGHTS || (m.msg_flags & MSG_CTRUNC))
-        give_up("no descriptor came: %s", n < 0 ? strerror(errno) : "the other process ended, or ulimit -n is too low");
+    if (n != (ssize_t)sizeof *size || c == NULL || c->cmsg_type != SCM_RIGHTS ||
+        (m.msg_flags & MSG_CTRUNC))
+        give_up("no descriptor came: %s",
+                n < 0 ? strerror(errno) : "the other process ended, or ulimit -n is too low");
     memcpy(&fd, CMSG_DATA(c), sizeof fd);
     return fd;
 }
 
-/* ---- the two processes --------------------------------------------------------------------------------- */
+/* ---- the two processes ----------------------------------------------------------------------- */
 
 /* errno says why. */
 static void refused(bool failed, const char *what)
@@ -156,18 +163,22 @@ static void refused(bool failed, const char *what)
     claim(failed, "%s is refused: %s", what, failed ? strerror(errno) : "it was not");
 }
 
-/* Every way there is to reach the sender's bytes. Not even a superuser's reopened descriptor gets past the seals. */
+/* Every way there is to reach the sender's bytes. Not even a superuser's reopened descriptor
+ * gets past the seals. */
 static void attack(int fd, size_t size)
 {
     const int all = F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_WRITE | F_SEAL_SEAL;
     char path[64];
 
-    claim((fcntl(fd, F_GET_SEALS) & all) == all, "the descriptor is sealed: shrink, grow, write, seal");
+    claim((fcntl(fd, F_GET_SEALS) & all) == all,
+          "the descriptor is sealed: shrink, grow, write, seal");
     refused(pwrite(fd, "x", 1, 0) < 0, "write");
     refused(ftruncate(fd, 0) < 0, "shrinking");
     refused(ftruncate(fd, (off_t)size * 2) < 0, "growing");
-    refused(fallocate(fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, 0, (off_t)size) < 0, "punching a hole");
-    refused(mmap(NULL, memsnap_page_size(), PROT_WRITE, MAP_SHARED, fd, 0) == MAP_FAILED, "a shared mapping");
+    refused(fallocate(fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, 0, (off_t)size) < 0,
+            "punching a hole");
+    refused(mmap(NULL, memsnap_page_size(), PROT_WRITE, MAP_SHARED, fd, 0) == MAP_FAILED,
+            "a shared mapping");
     snprintf(path, sizeof path, "/proc/self/fd/%d", fd);
     int again = open(path, O_RDWR | O_CLOEXEC);
     refused(again < 0 || pwrite(again, "x", 1, 0) < 0, "reopening it and writing");
@@ -228,7 +239,8 @@ static bool snapshot_holds(memsnap_snapshot *s, bool changed)
     memsnap_view *view;
 
     must(memsnap_snapshot_view(s, 0, &view), "opening a view");
-    bool holds = holds_pattern(memsnap_view_data(view), memsnap_view_size(view) / sizeof(uint64_t), changed);
+    bool holds =
+        holds_pattern(memsnap_view_data(view), memsnap_view_size(view) / sizeof(uint64_t), changed);
     memsnap_view_unref(view);
     return holds;
 }
@@ -249,7 +261,8 @@ static void send_and_check(int channel, size_t size)
     must(memsnap_snapshot_new_from_fd(fd, 0, &back), "adopting the answer");
     close(fd);
     claim(announced == size && memsnap_snapshot_size(back) == size, "the answer has the same size");
-    claim(snapshot_holds(back, true), "every word of it is the receiver's, %d of them changed", CHANGES);
+    claim(snapshot_holds(back, true), "every word of it is the receiver's, %d of them changed",
+          CHANGES);
     claim(snapshot_holds(s, false), "every word of our own image is what it was");
     memsnap_snapshot_unref(back);
     memsnap_snapshot_unref(s);
@@ -264,19 +277,21 @@ int main(int argc, char **argv)
     who = "sender";
     if (argc == 2) {
         mib = strtoul(argv[1], &end, 10);
-        if (argv[1][0] < '0' || argv[1][0] > '9' || *end != '\0' || mib == 0 || mib > SIZE_MAX >> 24)
+        if (argv[1][0] < '0' || argv[1][0] > '9' || *end != '\0' || mib == 0 ||
+            mib > SIZE_MAX >> 24)
             give_up("%s is not a size in MiB; usage: handoff [MIB]", argv[1]);
     } else if (argc > 2) {
         give_up("too many arguments; usage: handoff [MIB]");
     }
     setvbuf(stdout, NULL, _IOLBF, 0);
-    printf("memsnap %s: handing %zu MiB from one process to another\n", memsnap_version_string(), mib);
+    printf("memsnap %s: handing %zu MiB from one process to another\n", memsnap_version_string(),
+           mib);
     if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, channel) < 0)
         give_up("no socket pair: %s", strerror(errno));
     pid_t child = fork();
     if (child < 0)
         give_up("cannot start the other process: %s", strerror(errno));
-    alarm(PATIENCE_S);          /* neither process waits for ever for the other */
+    alarm(PATIENCE_S); /* neither process waits for ever for the other */
     if (child == 0) {
         close(channel[0]);
         return receive(channel[1]);

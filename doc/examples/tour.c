@@ -1,12 +1,15 @@
-/* tour - what the library promises, shown on a file of yours, and every promise checked on the way.
+/* tour - what the library promises, shown on a file of yours, and every promise checked on the
+ * way.
  *
- * Takes a snapshot of the file, opens views of it in several threads, changes them, takes children, compares, restores,
- * and runs a writer beside readers. Prints what each step cost, and maps of what is shared, private and changed.
+ * Takes a snapshot of the file, opens views of it in several threads, changes them, takes
+ * children, compares, restores, and runs a writer beside readers. Prints what each step cost,
+ * and maps of what is shared, private and changed.
  *
  *     cc -O2 -pthread tour.c $(pkg-config --cflags --libs memsnap) -o tour
  *     ./tour [FILE]                without FILE: the library itself
  *
- * Exit status: 0 if everything held, 1 if not, 2 if it could not be tried. The file is only read. */
+ * Exit status: 0 if everything held, 1 if not, 2 if it could not be tried. The file is only
+ * read. */
 #define _GNU_SOURCE
 #include <memsnap.h>
 
@@ -28,17 +31,18 @@
 
 enum {
     THREADS = 4,
-    CHANGES = 8,                /* pages that a thread changes in its view */
-    CHAIN = 1000,               /* snapshots that descend from each other */
-    CYCLES = 200,               /* repetitions where a median is shown */
-    REPEATS = 5,                /* ... of what takes long, with files smaller than REPEAT_BELOW */
+    CHANGES = 8,  /* pages that a thread changes in its view */
+    CHAIN = 1000, /* snapshots that descend from each other */
+    CYCLES = 200, /* repetitions where a median is shown */
+    REPEATS = 5,  /* ... of what takes long, with files smaller than REPEAT_BELOW */
     REPEAT_BELOW = 256 << 20,
     WRITER_MS = 300,
     BLOCK = 1 << 20,
-    MAP_CELLS = 64, MAP_ROWS = 12
+    MAP_CELLS = 64,
+    MAP_ROWS = 12
 };
 
-/* ---- output: ASCII only; colour and passing remarks only on a terminal ------------------------------ */
+/* ---- output: ASCII only; colour and passing remarks only on a terminal ----------------------- */
 
 static bool terminal;
 static unsigned claims, broken;
@@ -48,13 +52,13 @@ static const char *paint(const char *code)
     return terminal ? code : "";
 }
 
-#define BOLD   paint("\033[1m")
-#define DIM    paint("\033[2m")
-#define RED    paint("\033[1;31m")
-#define GREEN  paint("\033[32m")
+#define BOLD paint("\033[1m")
+#define DIM paint("\033[2m")
+#define RED paint("\033[1;31m")
+#define GREEN paint("\033[32m")
 #define YELLOW paint("\033[33m")
-#define CYAN   paint("\033[36m")
-#define PLAIN  paint("\033[0m")
+#define CYAN paint("\033[36m")
+#define PLAIN paint("\033[0m")
 
 /* A remark that the next line of output replaces: long work is under way. */
 static void working(const char *what)
@@ -79,8 +83,7 @@ static void chapter(const char *title)
     printf("\n%s%u. %s%s\n", BOLD, ++number, title, PLAIN);
 }
 
-__attribute__((format(printf, 1, 2), noreturn))
-static void give_up(const char *format, ...)
+__attribute__((format(printf, 1, 2), noreturn)) static void give_up(const char *format, ...)
 {
     va_list args;
 
@@ -98,13 +101,13 @@ static void give_up(const char *format, ...)
 static void must(int result, const char *what)
 {
     if (result == -ENOMEM || result == -EMLINK)
-        give_up("%s: %s; free some memory (or raise ulimit -v), or try a smaller file", what, strerror(-result));
+        give_up("%s: %s; free some memory (or raise ulimit -v), or try a smaller file", what,
+                strerror(-result));
     if (result < 0)
         give_up("%s: %s", what, strerror(-result));
 }
 
-__attribute__((format(printf, 2, 3)))
-static void claim(bool held, const char *format, ...)
+__attribute__((format(printf, 2, 3))) static void claim(bool held, const char *format, ...)
 {
     va_list args;
 
@@ -118,8 +121,7 @@ static void claim(bool held, const char *format, ...)
     putchar('\n');
 }
 
-__attribute__((format(printf, 2, 3)))
-static void cost(double us, const char *format, ...)
+__attribute__((format(printf, 2, 3))) static void cost(double us, const char *format, ...)
 {
     char what[128];
     va_list args;
@@ -143,7 +145,7 @@ static const char *bytes(size_t n)
 {
     static char text[4][32];
     static unsigned turn;
-    static const char *unit[] = { "bytes", "KiB", "MiB", "GiB", "TiB" };
+    static const char *unit[] = {"bytes", "KiB", "MiB", "GiB", "TiB"};
     char *out = text[turn++ % 4];
     double value = (double)n;
     unsigned u = 0;
@@ -152,7 +154,8 @@ static const char *bytes(size_t n)
         value /= 1024;
         u++;
     }
-    snprintf(out, sizeof text[0], value == (double)(size_t)value ? "%.0f %s" : "%.1f %s", value, unit[u]);
+    snprintf(out, sizeof text[0], value == (double)(size_t)value ? "%.0f %s" : "%.1f %s", value,
+             unit[u]);
     return out;
 }
 
@@ -177,7 +180,7 @@ static double median(double *v, size_t n)
     return v[n / 2];
 }
 
-/* ---- the file, and what is expected of copies of it -------------------------------------------------- */
+/* ---- the file, and what is expected of copies of it ------------------------------------------ */
 
 static struct {
     const char *path;
@@ -185,12 +188,13 @@ static struct {
     size_t size, page, pages;
 } file;
 
-struct change {                 /* the first byte of a page, turned over by a mask */
+struct change { /* the first byte of a page, turned over by a mask */
     size_t page;
     unsigned char mask;
 };
 
-/* The pages that holder number `who` changes: spread over the image, other ones for each holder if there are enough. */
+/* The pages that holder number `who` changes: spread over the image, other ones for each holder
+ * if there are enough. */
 static size_t choose(struct change *v, unsigned who)
 {
     size_t n = file.pages < CHANGES ? file.pages : CHANGES;
@@ -208,7 +212,8 @@ static void apply(unsigned char *data, const struct change *v, size_t n)
         data[v[i].page * file.page] ^= v[i].mask;
 }
 
-/* A block of the file as it is on disk, read past the library. False: it can no longer be read as it was. */
+/* A block of the file as it is on disk, read past the library. False: it can no longer be read
+ * as it was. */
 static bool read_block(size_t offset, unsigned char *buf, size_t len)
 {
     for (size_t at = 0; at < len;) {
@@ -240,7 +245,7 @@ static size_t block_len(size_t offset)
 /* Four lanes of multiply and rotate: fast, and any changed byte shows. */
 static uint64_t hash_bytes(uint64_t h, const unsigned char *p, size_t n)
 {
-    uint64_t lane[4] = { h, h ^ 0x9e3779b97f4a7c15u, h + 1, ~h }, w;
+    uint64_t lane[4] = {h, h ^ 0x9e3779b97f4a7c15u, h + 1, ~h}, w;
 
     for (; n >= 32; p += 32, n -= 32) {
         for (unsigned i = 0; i < 4; i++) {
@@ -266,8 +271,8 @@ static uint64_t hash_file(void)
 
     for (size_t at = 0; at < file.size; at += BLOCK) {
         if (!read_block(at, buf, block_len(at)))
-            give_up("cannot read %s at byte %zu: %s; the file must not change during the tour", file.path, at,
-                    errno ? strerror(errno) : "it became shorter");
+            give_up("cannot read %s at byte %zu: %s; the file must not change during the tour",
+                    file.path, at, errno ? strerror(errno) : "it became shorter");
         h = hash_bytes(h, buf, block_len(at));
     }
     free(buf);
@@ -319,7 +324,8 @@ struct tally {
     size_t pages, strangers;
 };
 
-static void count_range(struct tally *t, const struct memsnap_range *r, const struct change *v, size_t n)
+static void count_range(struct tally *t, const struct memsnap_range *r, const struct change *v,
+                        size_t n)
 {
     for (size_t at = r->offset; at < r->offset + r->len; at += file.page) {
         t->pages++;
@@ -330,7 +336,7 @@ static void count_range(struct tally *t, const struct memsnap_range *r, const st
 static bool differs_in(memsnap_snapshot *a, memsnap_snapshot *b, const struct change *v, size_t n)
 {
     struct memsnap_range r[4];
-    struct tally t = { 0, 0 };
+    struct tally t = {0, 0};
     size_t cursor = 0;
     int found;
 
@@ -345,7 +351,7 @@ static bool differs_in(memsnap_snapshot *a, memsnap_snapshot *b, const struct ch
 static bool dirty_in(memsnap_view *view, const struct change *v, size_t n)
 {
     struct memsnap_range r[4];
-    struct tally t = { 0, 0 };
+    struct tally t = {0, 0};
     size_t cursor = 0;
     int found;
 
@@ -357,7 +363,8 @@ static bool dirty_in(memsnap_view *view, const struct change *v, size_t n)
     return t.pages == n && t.strangers == 0;
 }
 
-/* Open descriptors of this process, the one that looks included; 0 where the system does not tell. */
+/* Open descriptors of this process, the one that looks included; 0 where the system does not
+ * tell. */
 static size_t descriptors(void)
 {
     DIR *d = opendir("/proc/self/fd");
@@ -371,21 +378,21 @@ static size_t descriptors(void)
     return n;
 }
 
-/* ---- page maps ----------------------------------------------------------------------------------------- */
+/* ---- page maps ------------------------------------------------------------------------------- */
 
 enum page_state { UNTOUCHED, SHARED, PRIVATE, CHANGED, STATES };
 
 static const char state_mark[] = ".o+#";
-static const char *const state_name[] = {
-    "shared, not touched", "shared, read", "private, unchanged", "private, changed"
-};
+static const char *const state_name[] = {"shared, not touched", "shared, read",
+                                         "private, unchanged", "private, changed"};
 
 static const char *state_color(unsigned state)
 {
     return state == UNTOUCHED ? DIM : state == SHARED ? CYAN : state == PRIVATE ? YELLOW : RED;
 }
 
-/* What the kernel says: is a page in memory, and is it the store's or a copy. Left alone where it does not say. */
+/* What the kernel says: is a page in memory, and is it the store's or a copy. Left alone where
+ * it does not say. */
 static void mark_resident(memsnap_view *view, unsigned char *state)
 {
     const uint64_t present = 1ull << 63, swapped = 1ull << 62, not_private = 1ull << 61;
@@ -443,7 +450,7 @@ static void draw_view(memsnap_view *view)
 {
     unsigned char *state = new_map();
     struct memsnap_range r[16];
-    size_t cursor = 0, count[STATES] = { 0 };
+    size_t cursor = 0, count[STATES] = {0};
     int found;
 
     mark_resident(view, state);
@@ -458,13 +465,14 @@ static void draw_view(memsnap_view *view)
         count[state[p]]++;
     size_t scale = (file.pages + MAP_CELLS * MAP_ROWS - 1) / (MAP_CELLS * MAP_ROWS);
     clear_line();
-    printf("         a view of which a quarter was read and a few pages were written, %zu to a mark%s:\n", scale,
-           scale > 1 ? " (the most private one shows)" : "");
+    printf("         a view of which a quarter was read and a few pages were written, %zu to a "
+           "mark%s:\n",
+           scale, scale > 1 ? " (the most private one shows)" : "");
     draw("", state, MAP_ROWS);
     for (unsigned s = 0; s < STATES; s++) {
         if (count[s] > 0)
-            printf("         %s%c%s %-20s %8zu pages %12s\n", state_color(s), state_mark[s], PLAIN, state_name[s],
-                   count[s], bytes(count[s] * file.page));
+            printf("         %s%c%s %-20s %8zu pages %12s\n", state_color(s), state_mark[s], PLAIN,
+                   state_name[s], count[s], bytes(count[s] * file.page));
     }
     free(state);
 }
@@ -487,12 +495,12 @@ static void draw_child(const char *title, memsnap_snapshot *parent, memsnap_snap
     free(state);
 }
 
-/* ---- chapters --------------------------------------------------------------------------------------------- */
+/* ---- chapters -------------------------------------------------------------------------------- */
 
 static memsnap_snapshot *snapshot_the_file(uint64_t hash)
 {
     memsnap_snapshot *s = NULL;
-    struct memsnap_snapshot_stats stats = { .size = sizeof stats };
+    struct memsnap_snapshot_stats stats = {.size = sizeof stats};
     memsnap_view *view;
     double taken[REPEATS], peer[REPEATS];
 
@@ -505,12 +513,14 @@ static memsnap_snapshot *snapshot_the_file(uint64_t hash)
         int error = memsnap_snapshot_new_from_file(file.path, 0, &s);
         taken[i] = now_us() - start;
         if (error < 0)
-            give_up("cannot make a snapshot of %s: %s; give another file", file.path, strerror(-error));
+            give_up("cannot make a snapshot of %s: %s; give another file", file.path,
+                    strerror(-error));
     }
     bool copied = true;
     for (size_t i = 0; i < n && copied; i++) {
         double start = now_us();
-        void *plain = mmap(NULL, file.size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+        void *plain =
+            mmap(NULL, file.size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
         copied = plain != MAP_FAILED && read_block(0, plain, file.size);
         peer[i] = now_us() - start;
         if (plain != MAP_FAILED)
@@ -519,14 +529,15 @@ static memsnap_snapshot *snapshot_the_file(uint64_t hash)
     must(memsnap_snapshot_stats(s, &stats), "asking for statistics");
     must(memsnap_snapshot_view(s, 0, &view), "opening a view");
     working("comparing");
-    claim(memsnap_snapshot_size(s) == file.size, "it has the file's size to the byte: %zu", file.size);
+    claim(memsnap_snapshot_size(s) == file.size, "it has the file's size to the byte: %zu",
+          file.size);
     claim(hash_memory(memsnap_view_data(view)) == hash, "it has the file's bytes");
     memsnap_view_unref(view);
     cost(median(taken, n), "taking it (%.1f GB/s)", (double)file.size / median(taken, n) / 1e3);
     if (copied)
         cost(median(peer, n), "reading it into fresh memory, for comparison");
-    printf("         kept in %s: %s, of which %s in huge pages\n", stats.backend, bytes(stats.stored_bytes),
-           bytes(stats.huge_bytes));
+    printf("         kept in %s: %s, of which %s in huge pages\n", stats.backend,
+           bytes(stats.stored_bytes), bytes(stats.huge_bytes));
     return s;
 }
 
@@ -542,7 +553,8 @@ struct holder {
     bool fresh, own, isolated, taken;
 };
 
-/* One of several threads with a view each. Between the two meetings all of them have made their changes. */
+/* One of several threads with a view each. Between the two meetings all of them have made their
+ * changes. */
 static void *hold(void *arg)
 {
     struct holder *h = arg;
@@ -572,7 +584,8 @@ static void *hold(void *arg)
     return NULL;
 }
 
-/* A view in which a part was read, some pages were changed, and one was written with what it held already. */
+/* A view in which a part was read, some pages were changed, and one was written with what it
+ * held already. */
 static unsigned show_states(memsnap_snapshot *s)
 {
     memsnap_view *view;
@@ -602,7 +615,7 @@ static void views_in_threads(memsnap_snapshot *s, struct holder *h)
     pthread_barrier_init(&meet, NULL, THREADS);
     working("threads open views and change them");
     for (unsigned i = 0; i < THREADS; i++) {
-        h[i] = (struct holder){ .who = i, .snapshot = s, .meet = &meet };
+        h[i] = (struct holder){.who = i, .snapshot = s, .meet = &meet};
         int error = pthread_create(&h[i].thread, NULL, hold, &h[i]);
         if (error != 0)
             give_up("cannot start a thread: %s; raise ulimit -u", strerror(error));
@@ -618,8 +631,11 @@ static void views_in_threads(memsnap_snapshot *s, struct holder *h)
     }
     pthread_barrier_destroy(&meet);
     size_t n = h[0].changes;
-    claim(own == THREADS, "%u threads changed %zu pages each; each view lists its own changes, exactly", THREADS, n);
-    claim(isolated == THREADS, "every byte of every view: the file and its own changes, nobody else's");
+    claim(own == THREADS,
+          "%u threads changed %zu pages each; each view lists its own changes, exactly", THREADS,
+          n);
+    claim(isolated == THREADS,
+          "every byte of every view: the file and its own changes, nobody else's");
     claim(taken == THREADS, "%u children taken, from all the threads at once", THREADS);
     cost(median(open, THREADS), "opening a view");
     cost(median(write, THREADS), "changing %zu pages", n);
@@ -631,7 +647,7 @@ static void children(memsnap_snapshot *s, struct holder *h)
 {
     unsigned exact = 0, right = 0;
     size_t more = 0;
-    struct memsnap_snapshot_stats of_s = { .size = sizeof of_s };
+    struct memsnap_snapshot_stats of_s = {.size = sizeof of_s};
 
     chapter("Children: what changed, and nothing else");
     working("comparing");
@@ -641,7 +657,7 @@ static void children(memsnap_snapshot *s, struct holder *h)
         exact += differs_in(s, h[i].child, h[i].change, h[i].changes);
     double compare = (now_us() - start) / THREADS;
     for (unsigned i = 0; i < THREADS; i++) {
-        struct memsnap_snapshot_stats stats = { .size = sizeof stats };
+        struct memsnap_snapshot_stats stats = {.size = sizeof stats};
         memsnap_view *view;
 
         must(memsnap_snapshot_stats(h[i].child, &stats), "asking for statistics");
@@ -653,7 +669,8 @@ static void children(memsnap_snapshot *s, struct holder *h)
     claim(right == THREADS, "each child has every byte of the view it was taken from");
     claim(exact == THREADS, "parent and child differ in the changed pages, exactly");
     cost(compare, "comparing parent and child");
-    printf("         %u children of %s take %s more than their parent alone\n", THREADS, bytes(file.size), bytes(more));
+    printf("         %u children of %s take %s more than their parent alone\n", THREADS,
+           bytes(file.size), bytes(more));
     for (unsigned i = 0; i < THREADS; i++) {
         char title[32];
 
@@ -696,7 +713,7 @@ static void chain(memsnap_snapshot *s)
         claim(after <= before + 2, "they take %zu more file descriptors, all together",
               after > before ? after - before : 0);
     for (size_t i = 0; i < CHAIN; i++) {
-        struct memsnap_snapshot_stats stats = { .size = sizeof stats };
+        struct memsnap_snapshot_stats stats = {.size = sizeof stats};
 
         if (i + 1 == CHAIN && memsnap_snapshot_stats(link[i], &stats) == 0)
             own = stats.stored_bytes;
@@ -704,11 +721,13 @@ static void chain(memsnap_snapshot *s)
             link[i] = memsnap_snapshot_unref(link[i]);
     }
     must(memsnap_snapshot_view(link[CHAIN - 1], 0, &view), "opening a view");
-    claim(hash_memory(memsnap_view_data(view)) == hash, "the last one has every byte after all the others are gone");
+    claim(hash_memory(memsnap_view_data(view)) == hash,
+          "the last one has every byte after all the others are gone");
     memsnap_view_unref(view);
     memsnap_snapshot_unref(link[CHAIN - 1]);
     cost(median(took, CHAIN), "taking one");
-    printf("         the last one of %u refers to %s of storage, with all that it shares\n", CHAIN, bytes(own));
+    printf("         the last one of %u refers to %s of storage, with all that it shares\n", CHAIN,
+           bytes(own));
 }
 
 static void restoring(memsnap_snapshot *s, struct holder *h)
@@ -720,15 +739,18 @@ static void restoring(memsnap_snapshot *s, struct holder *h)
     chapter("Restoring: back in place, at the same address");
     must(memsnap_view_restore(view), "restoring");
     working("comparing");
-    claim(memsnap_view_data(view) == data && is_file_with(data, NULL, 0), "restored: every byte is the file's again");
+    claim(memsnap_view_data(view) == data && is_file_with(data, NULL, 0),
+          "restored: every byte is the file's again");
     must(memsnap_view_restore_to(view, h[1].child), "restoring to a child");
-    claim(is_file_with(data, h[1].change, h[1].changes), "moved to another thread's child, in place");
+    claim(is_file_with(data, h[1].change, h[1].changes),
+          "moved to another thread's child, in place");
     must(memsnap_view_restore_to(view, s), "restoring to the file");
     claim(is_file_with(data, NULL, 0), "and back");
     must(memsnap_view_protect(view, 0, file.size, MEMSNAP_ACCESS_READ), "protecting");
     must(memsnap_view_restore(view), "restoring");
     apply(data, h[0].change, h[0].changes);
-    claim(dirty_in(view, h[0].change, h[0].changes), "made read-only, restored, and written to again");
+    claim(dirty_in(view, h[0].change, h[0].changes),
+          "made read-only, restored, and written to again");
 
     memsnap_view *other;
     must(memsnap_snapshot_view(s, 0, &other), "opening a view");
@@ -780,7 +802,7 @@ struct reading {
     pthread_t thread;
     memsnap_snapshot *snapshot;
     struct writing *writing;
-    size_t second;              /* its offset */
+    size_t second; /* its offset */
     double end_us, longest_us;
     size_t views, changed, torn, backwards;
 };
@@ -793,7 +815,8 @@ static uint64_t value_at(const char *data, size_t offset)
     return n;
 }
 
-/* Opens views of what a writer is writing, again and again: each must stand still, be whole, and not go back. */
+/* Opens views of what a writer is writing, again and again: each must stand still, be whole, and
+ * not go back. */
 static void *read_beside(void *arg)
 {
     struct reading *r = arg;
@@ -823,7 +846,8 @@ static void *read_beside(void *arg)
 }
 
 /* Snapshots of a view whose writer stops for nobody. False: this system cannot do it. */
-static bool take_beside_free_writer(memsnap_view *mutable, size_t second, size_t *cuts, size_t *torn, double *us)
+static bool take_beside_free_writer(memsnap_view *mutable, size_t second, size_t *cuts,
+                                    size_t *torn, double *us)
 {
     static double took[CYCLES];
 
@@ -851,7 +875,7 @@ static void writer_beside_readers(memsnap_snapshot *s)
 {
     memsnap_snapshot *live;
     memsnap_view *mutable, *other, *early;
-    struct writing w = { .lock = PTHREAD_MUTEX_INITIALIZER };
+    struct writing w = {.lock = PTHREAD_MUTEX_INITIALIZER};
     struct reading r[THREADS - 1];
     pthread_t writer;
     bool small = file.size < 16;
@@ -863,7 +887,8 @@ static void writer_beside_readers(memsnap_snapshot *s)
         must(memsnap_snapshot_clone(s, &live), "cloning the snapshot");
     must(memsnap_snapshot_view(live, 0, &early), "opening a view");
     must(memsnap_snapshot_view_mut(live, 0, &mutable), "opening the mutable view");
-    claim(memsnap_snapshot_view_mut(live, 0, &other) == -EBUSY, "a second mutable view is refused while one is open");
+    claim(memsnap_snapshot_view_mut(live, 0, &other) == -EBUSY,
+          "a second mutable view is refused while one is open");
     size_t size = memsnap_view_size(mutable), second = (size - 8) / 8 * 8;
     char *data = memsnap_view_data(mutable);
     w.first = (uint64_t *)data;
@@ -874,7 +899,7 @@ static void writer_beside_readers(memsnap_snapshot *s)
         give_up("cannot start a thread; raise ulimit -u");
     working("writing and reading");
     for (unsigned i = 0; i < THREADS - 1; i++) {
-        r[i] = (struct reading){ .snapshot = live, .writing = &w, .second = second };
+        r[i] = (struct reading){.snapshot = live, .writing = &w, .second = second};
         r[i].end_us = now_us() + WRITER_MS * 1e3;
         if (pthread_create(&r[i].thread, NULL, read_beside, &r[i]) != 0)
             give_up("cannot start a thread; raise ulimit -u");
@@ -898,23 +923,27 @@ static void writer_beside_readers(memsnap_snapshot *s)
         claim(torn == 0, "%zu snapshots of a writer without a lock: each is one instant", cuts);
         cost(us, "taking one");
     } else {
-        printf("         snapshots of a writer without a lock: this system lacks what they need (userfaultfd)\n");
+        printf("         snapshots of a writer without a lock: this system lacks what they need "
+               "(userfaultfd)\n");
     }
     atomic_store(&w.stop, true);
     pthread_join(writer, NULL);
 
     memsnap_view_unref(mutable);
     must(memsnap_snapshot_view(live, 0, &other), "opening a view");
-    claim(value_at(memsnap_view_data(other), 0) == w.stores && value_at(memsnap_view_data(other), second) == w.stores,
-          "after %llu stores the last one is there, in both places", (unsigned long long)w.stores * 2);
+    claim(value_at(memsnap_view_data(other), 0) == w.stores &&
+              value_at(memsnap_view_data(other), second) == w.stores,
+          "after %llu stores the last one is there, in both places",
+          (unsigned long long)w.stores * 2);
     memsnap_view_unref(other);
     if (!small)
-        claim(is_file_with(memsnap_view_data(early), NULL, 0), "a view opened before the first store shows none");
+        claim(is_file_with(memsnap_view_data(early), NULL, 0),
+              "a view opened before the first store shows none");
     memsnap_view_unref(early);
     memsnap_snapshot_unref(live);
 }
 
-/* ---- beginning and end ---------------------------------------------------------------------------------------- */
+/* ---- beginning and end ----------------------------------------------------------------------- */
 
 /* The file that the library was loaded from, or else this program. */
 static const char *library_path(void)
@@ -939,11 +968,14 @@ static void open_file(const char *path)
     file.path = path;
     file.fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
     if (file.fd < 0 || fstat(file.fd, &st) < 0)
-        give_up("cannot open %s: %s; give a file that you may read: tour FILE", path, strerror(errno));
+        give_up("cannot open %s: %s; give a file that you may read: tour FILE", path,
+                strerror(errno));
     if (!S_ISREG(st.st_mode))
         give_up("%s is not a regular file; give one: tour FILE", path);
     if (st.st_size == 0)
-        give_up("%s is empty: there is nothing in it to change; give a file with bytes in it: tour FILE", path);
+        give_up("%s is empty: there is nothing in it to change; give a file with bytes in it: tour "
+                "FILE",
+                path);
     if ((uint64_t)st.st_size > SIZE_MAX / 2)
         give_up("%s is larger than this machine can address; give a smaller file: tour FILE", path);
     file.size = (size_t)st.st_size;
@@ -956,7 +988,8 @@ int main(int argc, char **argv)
     static struct holder holder[THREADS];
     const char *term = getenv("TERM");
 
-    terminal = isatty(STDOUT_FILENO) && getenv("NO_COLOR") == NULL && term != NULL && strcmp(term, "dumb") != 0;
+    terminal = isatty(STDOUT_FILENO) && getenv("NO_COLOR") == NULL && term != NULL &&
+               strcmp(term, "dumb") != 0;
     if (argc > 2 || (argc == 2 && argv[1][0] == '-')) {
         fprintf(stderr, "usage: tour [FILE]\n");
         return 2;
@@ -965,8 +998,8 @@ int main(int argc, char **argv)
     open_file(argc == 2 ? argv[1] : library_path());
     size_t fds = descriptors();
     printf("%smemsnap %s: a tour%s\n\n", BOLD, memsnap_version_string(), PLAIN);
-    printf("         file   %s\n         size   %s, %zu pages of %s\n", file.path, bytes(file.size), file.pages,
-           bytes(file.page));
+    printf("         file   %s\n         size   %s, %zu pages of %s\n", file.path, bytes(file.size),
+           file.pages, bytes(file.page));
     working("hashing the file");
     uint64_t hash = hash_file();
     clear_line();
@@ -985,10 +1018,12 @@ int main(int argc, char **argv)
     for (unsigned i = 0; i < THREADS; i++) {
         memsnap_snapshot_unref(holder[i].child);
         if (i > 0)
-            alive += is_file_with(memsnap_view_data(holder[i].view), holder[i].change, holder[i].changes);
+            alive += is_file_with(memsnap_view_data(holder[i].view), holder[i].change,
+                                  holder[i].changes);
         memsnap_view_unref(holder[i].view);
     }
-    claim(alive == THREADS - 1, "views outlive every handle to their snapshot, with all their bytes");
+    claim(alive == THREADS - 1,
+          "views outlive every handle to their snapshot, with all their bytes");
     working("hashing the file");
     claim(hash_file() == hash, "the file is what it was");
     if (fds > 0)
@@ -998,7 +1033,7 @@ int main(int argc, char **argv)
     if (broken == 0)
         printf("\n%sAll %u claims held.%s\n", GREEN, claims, PLAIN);
     else
-        printf("\n%s%u of %u claims did not hold.%s Please report this, with what is above.\n", RED, broken, claims,
-               PLAIN);
+        printf("\n%s%u of %u claims did not hold.%s Please report this, with what is above.\n", RED,
+               broken, claims, PLAIN);
     return broken == 0 ? 0 : 1;
 }

@@ -1,5 +1,5 @@
-/* Files as objects, for both tables: unlinked temporary files, and the user's own, which are opened or taken over by
- * descriptor, copied out of and made durable. */
+/* Files as objects, for both tables: unlinked temporary files, and the user's own, which are
+ * opened or taken over by descriptor, copied out of and made durable. */
 #include "config.h"
 
 #include "os/internal.h"
@@ -15,19 +15,21 @@
 #include <unistd.h>
 
 enum {
-    IOV_BATCH = 256,            /* 4 KiB of stack; below every system's IOV_MAX */
+    IOV_BATCH = 256, /* 4 KiB of stack; below every system's IOV_MAX */
     COPY_BUFFER = 1 << 20
 };
 
-/* ---- objects ---------------------------------------------------------------------------------- */
+/* ---- objects --------------------------------------------------------------------------------- */
 
-/* Below 3 a descriptor would be taken for standard input or output by whoever opens or inherits those. */
+/* Below 3 a descriptor would be taken for standard input or output by whoever opens or inherits
+ * those. */
 int ms_above_standard(int fd)
 {
     if (fd > 2 || fd < 0)
         return fd;
     int moved = fcntl(fd, F_DUPFD_CLOEXEC, 3);
-    int e = errno == EINVAL ? EMFILE : errno;       /* EINVAL: no descriptor above 2 is allowed at all */
+    /* EINVAL: no descriptor above 2 is allowed at all */
+    int e = errno == EINVAL ? EMFILE : errno;
     close(fd);
     errno = e;
     return moved;
@@ -44,8 +46,11 @@ int ms_object_adopt(int fd, const char *kind, struct os_object *o)
         close(fd);
         return r;
     }
-    *o = (struct os_object){
-        .fd = fd, .dev = (uint64_t)st.st_dev, .ino = (uint64_t)st.st_ino, .nameless = st.st_nlink == 0, .kind = kind};
+    *o = (struct os_object){.fd = fd,
+                            .dev = (uint64_t)st.st_dev,
+                            .ino = (uint64_t)st.st_ino,
+                            .nameless = st.st_nlink == 0,
+                            .kind = kind};
     return 0;
 }
 
@@ -244,7 +249,7 @@ int ms_seek_data(int fd, uint64_t offset, uint64_t limit, uint64_t *start, uint6
     if (data < 0 && errno == ENXIO)
         return 0;
     if (data < 0)
-        data = (off_t)offset;   /* the file system cannot tell: everything is data */
+        data = (off_t)offset; /* the file system cannot tell: everything is data */
     else
         hole = lseek(fd, data, SEEK_HOLE);
     if ((uint64_t)data >= limit)
@@ -257,7 +262,7 @@ int ms_seek_data(int fd, uint64_t offset, uint64_t limit, uint64_t *start, uint6
     return 1;
 }
 
-/* ---- the user's files ------------------------------------------------------------------------- */
+/* ---- the user's files ------------------------------------------------------------------------ */
 
 static int check_type(const struct stat *st)
 {
@@ -266,8 +271,8 @@ static int check_type(const struct stat *st)
     return S_ISREG(st->st_mode) ? 0 : -EINVAL;
 }
 
-/* Files of /proc and the like are regular, say they are empty, and yield bytes when read: no image can be made of
- * them. */
+/* Files of /proc and the like are regular, say they are empty, and yield bytes when read: no
+ * image can be made of them. */
 static int check_size(int fd, const struct stat *st)
 {
     if (st->st_size > 0)
@@ -280,8 +285,8 @@ static int check_size(int fd, const struct stat *st)
     return n == 0 ? 0 : -EINVAL;
 }
 
-/* "memfd" for one that somebody else made. tmpfs files have seals too, but are born with F_SEAL_SEAL and, as a rule,
- * a name. */
+/* "memfd" for one that somebody else made. tmpfs files have seals too, but are born with
+ * F_SEAL_SEAL and, as a rule, a name. */
 static const char *kind_of(int fd, const struct stat *st)
 {
 #ifdef F_GET_SEALS
@@ -314,7 +319,7 @@ static int adopt_file(int fd, struct os_object *o, uint64_t *size)
     }
     made.kind = kind_of(made.fd, &st);
     if (strcmp(made.kind, "memfd") != 0)
-        made.nameless = false;      /* its owner may give it a name later */
+        made.nameless = false; /* its owner may give it a name later */
     *o = made;
     *size = (uint64_t)st.st_size;
     return 0;
@@ -336,7 +341,8 @@ int ms_file_open(const char *path, bool writable, struct os_object *o, uint64_t 
         fd = open(path, flags);
     while (fd < 0 && errno == EINTR);
     if (fd < 0)
-        return errno == EAGAIN ? -EACCES : ms_os_error(errno);  /* EAGAIN: another process has a lease on it */
+        /* EAGAIN: another process has a lease on it */
+        return errno == EAGAIN ? -EACCES : ms_os_error(errno);
     return adopt_file(fd, o, size);
 }
 
@@ -388,12 +394,13 @@ int ms_flush(void *addr, size_t len, const struct os_object *o)
     return 0;
 }
 
-/* ---- copying ---------------------------------------------------------------------------------- */
+/* ---- copying --------------------------------------------------------------------------------- */
 
 struct copy {
     const struct os *os;
     const struct os_object *src, *dst;
-    uint64_t from, to;          /* where the copy starts in src and in dst; positions below are relative to these */
+    /* where the copy starts in src and in dst; positions below are relative to these */
+    uint64_t from, to;
     char *buffer;
 };
 
@@ -455,7 +462,8 @@ static int copy_hole(struct copy *c, uint64_t start, uint64_t end)
         return 0;
     /* Not even a hole there may be the common case, which costs nothing but the question. */
     uint64_t data, hole;
-    while (start < end && c->os->object_data(c->dst, c->to + start, c->to + end, &data, &hole) == 1) {
+    while (start < end &&
+           c->os->object_data(c->dst, c->to + start, c->to + end, &data, &hole) == 1) {
         r = write_zeros(c, data - c->to, hole - c->to);
         if (r < 0)
             return r;
@@ -494,14 +502,15 @@ static int copy_all(struct copy *c, uint64_t len)
     return 0;
 }
 
-int ms_file_copy(const struct os *os, const struct os_object *src, uint64_t from, const struct os_object *dst,
-                 uint64_t to, uint64_t len)
+int ms_file_copy(const struct os *os, const struct os_object *src, uint64_t from,
+                 const struct os_object *dst, uint64_t to, uint64_t len)
 {
     uint64_t size = 0;
     int r = ms_file_size(src, &size);
     if (r < 0 || len == 0)
         return r;
-    struct copy c = {.os = os, .src = src, .dst = dst, .from = from, .to = to, .buffer = malloc(COPY_BUFFER)};
+    struct copy c =
+        {.os = os, .src = src, .dst = dst, .from = from, .to = to, .buffer = malloc(COPY_BUFFER)};
     if (!c.buffer)
         return -ENOMEM;
     r = copy_all(&c, len);

@@ -5,9 +5,9 @@
  *   saving.c   files that appear whole, sealed objects, for both tables
  *   linux.c    the os_linux table: what Linux does better
  *   pagemap.c  Linux: which pages may be private
- *   gate.c     Linux: stopping the writers of a range
+ *   write_block.c     Linux: stopping the writers of a range
  *   track.c    Linux: noticing which pages are stored to
- *   lock.c     mutexes and the fork gate */
+ *   lock.c     mutexes and the fork lock */
 #ifndef MS_OS_INTERNAL_H
 #define MS_OS_INTERNAL_H
 
@@ -15,12 +15,12 @@
 
 #include <sys/stat.h>
 
-/* ---- posix.c ---------------------------------------------------------------------------------- */
+/* ---- posix.c --------------------------------------------------------------------------------- */
 
 /* An errno value as a negative one of the closed set; what has no place there is -EIO. */
 int ms_os_error(int e);
-/* The same for a call that changes mappings and has just failed: tells too many mappings (-EMLINK) from too little
- * memory. */
+/* The same for a call that changes mappings and has just failed: tells too many mappings
+ * (-EMLINK) from too little memory. */
 int ms_map_error(void);
 
 size_t ms_page_size(void);
@@ -29,16 +29,18 @@ void *ms_realloc(void *p, size_t size);
 void ms_free(void *p);
 
 int ms_reserve(void *at, void *hint, size_t len, size_t align, void **out);
-int ms_map_new(const struct os_object *o, uint64_t offset, size_t len, size_t align, void *hint, enum os_share how,
-               void **out);
-int ms_map_over(const struct os_object *o, uint64_t offset, void *addr, size_t len, enum os_share how);
+int ms_map_new(const struct os_object *o, uint64_t offset, size_t len, size_t align, void *hint,
+               enum os_share how, void **out);
+int ms_map_over(const struct os_object *o, uint64_t offset, void *addr, size_t len,
+                enum os_share how);
 void ms_unmap(void *addr, size_t len);
 int ms_protect(void *addr, size_t len, int access);
-int ms_touch(void *addr, size_t len);       /* populate by reading a byte of each page */
+int ms_touch(void *addr, size_t len); /* populate by reading a byte of each page */
 
-/* ---- files.c ---------------------------------------------------------------------------------- */
+/* ---- files.c --------------------------------------------------------------------------------- */
 
-/* fd, or if it is one of the standard three, a duplicate above them in its place. -1 (and errno) stays -1. */
+/* fd, or if it is one of the standard three, a duplicate above them in its place. -1 (and errno)
+ * stays -1. */
 int ms_above_standard(int fd);
 /* Takes over fd: moves it above 2 and notes its identity. On failure fd is closed. */
 int ms_object_adopt(int fd, const char *kind, struct os_object *o);
@@ -61,29 +63,32 @@ int ms_file_dup(int fd, bool writable, struct os_object *o, uint64_t *size);
 int ms_file_size(const struct os_object *o, uint64_t *size);
 int ms_flush(void *addr, size_t len, const struct os_object *o);
 /* file_copy over a table's own way of finding holes and of making them. */
-int ms_file_copy(const struct os *os, const struct os_object *src, uint64_t from, const struct os_object *dst,
-                 uint64_t to, uint64_t len);
+int ms_file_copy(const struct os *os, const struct os_object *src, uint64_t from,
+                 const struct os_object *dst, uint64_t to, uint64_t len);
 
-/* ---- saving.c --------------------------------------------------------------------------------- */
+/* ---- saving.c -------------------------------------------------------------------------------- */
 
 int ms_save_open(const char *path, bool exclusive, struct os_saving *s);
 int ms_save_commit(struct os_saving *s, uint64_t size, bool sync);
 void ms_save_abandon(struct os_saving *s);
-int ms_file_clone(const struct os_object *src, uint64_t from, const struct os_object *dst, uint64_t to, uint64_t len);
+int ms_file_clone(const struct os_object *src, uint64_t from, const struct os_object *dst,
+                  uint64_t to, uint64_t len);
 int ms_export_create(struct os_object *o);
 int ms_object_seal(const struct os_object *o, void *window, size_t len);
 int ms_object_share(const struct os_object *o, uint64_t size, int *fd);
 
-/* ---- Linux ------------------------------------------------------------------------------------ */
+/* ---- Linux ----------------------------------------------------------------------------------- */
 
 #ifdef __linux__
 int ms_linux_create(struct os_object *o);
-int ms_candidates(enum os_source source, uintptr_t *cursor, uintptr_t end, struct os_range *v, size_t max);
+int ms_candidates(enum os_source source, uintptr_t *cursor, uintptr_t end, struct os_range *v,
+                  size_t max);
 size_t ms_huge_bytes(const void *addr, size_t len);
 size_t ms_present_bytes(const void *addr, size_t len);
-/* Private pages that are present; also those swapped out (and a gate's markers); these, but only in a tracked range; those of a tracked range
- * that were written to, which are protected anew; and all pages of a tracked range that are not protected, or those of them that are present or
- * swapped out, private or not. */
+/* Private pages that are present; also those swapped out (and a write block's markers); these,
+ * but only in a tracked range; those of a tracked range that were written to, which are
+ * protected anew; and all pages of a tracked range that are not protected, or those of them that
+ * are present or swapped out, private or not. */
 enum pagemap_what {
     PAGEMAP_PRESENT,
     PAGEMAP_PRIVATE,
@@ -93,13 +98,15 @@ enum pagemap_what {
     PAGEMAP_UNPROTECTED_THERE
 };
 /* candidates by PAGEMAP_SCAN without the self-test. */
-int ms_pagemap_scan(uintptr_t *cursor, uintptr_t end, enum pagemap_what what, struct os_range *v, size_t max);
+int ms_pagemap_scan(uintptr_t *cursor, uintptr_t end, enum pagemap_what what, struct os_range *v,
+                    size_t max);
 int ms_track(void *addr, size_t len);
 void ms_untrack(void *addr, size_t len);
 int ms_written(uintptr_t *cursor, uintptr_t end, struct os_range *v, size_t max);
-int ms_gate_close(void *addr, size_t len, struct os_gate *g);
-int ms_gate_candidates(const struct os_gate *g, uintptr_t *cursor, uintptr_t end, struct os_range *v, size_t max);
-void ms_gate_open(struct os_gate *g);
+int ms_write_block_close(void *addr, size_t len, struct os_write_block *g);
+int ms_write_block_candidates(const struct os_write_block *g, uintptr_t *cursor, uintptr_t end,
+                              struct os_range *v, size_t max);
+void ms_write_block_open(struct os_write_block *g);
 #endif
 
 #endif

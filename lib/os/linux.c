@@ -1,9 +1,10 @@
-/* The operating system by Linux means. What a kernel lacks is found out by calling it, never by its version. */
+/* The operating system by Linux means. What a kernel lacks is found out by calling it, never by
+ * its version. */
 #include "config.h"
 
 #include "os/internal.h"
 
-#include "annotate.h"
+#include "base/annotate.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -20,22 +21,22 @@
 
 /* Newer than the oldest headers this is to be compiled with. */
 #ifndef MFD_NOEXEC_SEAL
-# define MFD_NOEXEC_SEAL 0x0008U
+#define MFD_NOEXEC_SEAL 0x0008U
 #endif
 #ifndef MADV_POPULATE_READ
-# define MADV_POPULATE_READ 22
+#define MADV_POPULATE_READ 22
 #endif
 #ifndef MADV_DONTNEED_LOCKED
-# define MADV_DONTNEED_LOCKED 24
+#define MADV_DONTNEED_LOCKED 24
 #endif
 #ifndef MADV_COLLAPSE
-# define MADV_COLLAPSE 25
+#define MADV_COLLAPSE 25
 #endif
 #ifndef HUGETLBFS_MAGIC
-# define HUGETLBFS_MAGIC 0x958458f6
+#define HUGETLBFS_MAGIC 0x958458f6
 #endif
 
-/* ---- small numbers that the kernel shows in files --------------------------------------------- */
+/* ---- small numbers that the kernel shows in files -------------------------------------------- */
 
 /* -1: cannot be read. */
 static long long number_in(const char *path)
@@ -53,8 +54,8 @@ static long long number_in(const char *path)
     return end == text ? -1 : value;
 }
 
-/* Looked up once: the cache holds 0 before, then the size + 1. The exchange, not a plain store, is what the race
- * detectors understand. */
+/* Looked up once: the cache holds 0 before, then the size + 1. The exchange, not a plain store,
+ * is what the race detectors understand. */
 static size_t huge_size(void)
 {
     static atomic_size_t cache;
@@ -67,24 +68,24 @@ static size_t huge_size(void)
     return size;
 }
 
-/* Mode 2 charges the pages of a memfd as they are touched, and a store that finds no credit raises SIGBUS. Without an
- * answer that is assumed. */
+/* Mode 2 charges the pages of a memfd as they are touched, and a store that finds no credit
+ * raises SIGBUS. Without an answer that is assumed. */
 static bool memory_is_accounted(void)
 {
     long long mode = number_in("/proc/sys/vm/overcommit_memory");
     return mode < 0 || mode == 2;
 }
 
-/* ---- address space ---------------------------------------------------------------------------- */
+/* ---- address space --------------------------------------------------------------------------- */
 
 static int discard(void *addr, size_t len)
 {
     int r = madvise(addr, len, MADV_DONTNEED);
     if (r < 0 && errno == EINVAL)
-        r = madvise(addr, len, MADV_DONTNEED_LOCKED);   /* locked in memory */
+        r = madvise(addr, len, MADV_DONTNEED_LOCKED); /* locked in memory */
     if (r < 0)
         return errno == EINVAL ? -ENOTSUP : ms_map_error();
-    MS_DEFINED(addr, len);      /* memcheck does not know that the bytes are the object's again */
+    MS_DEFINED(addr, len); /* memcheck does not know that the bytes are the object's again */
     return 0;
 }
 
@@ -107,7 +108,8 @@ static int advise(void *addr, size_t len, enum os_advice advice)
         [OS_FORK] = MADV_DOFORK,
         [OS_HUGE] = MADV_HUGEPAGE,
         [OS_WILL_WRITE] = MADV_POPULATE_WRITE,
-        [OS_BOUNDARY] = MADV_RANDOM,        /* says nothing new about memory objects, and mappings that differ in it are not merged */
+        /* says nothing new about memory objects, and mappings that differ in it are not merged */
+        [OS_BOUNDARY] = MADV_RANDOM,
     };
     if (madvise(addr, len, calls[advice]) == 0)
         return 0;
@@ -116,7 +118,7 @@ static int advise(void *addr, size_t len, enum os_advice advice)
 
 static int collapse(void *addr, size_t len)
 {
-    enum { ATTEMPTS = 3 };      /* EAGAIN: a page was busy for a moment */
+    enum { ATTEMPTS = 3 }; /* EAGAIN: a page was busy for a moment */
     int r = -1;
     for (int i = 0; i < ATTEMPTS; i++) {
         r = madvise(addr, len, MADV_COLLAPSE);
@@ -128,12 +130,13 @@ static int collapse(void *addr, size_t len)
     return errno == ENOMEM ? -ENOMEM : -ENOTSUP;
 }
 
-/* ---- objects ---------------------------------------------------------------------------------- */
+/* ---- objects --------------------------------------------------------------------------------- */
 
 static int memfd(void)
 {
 #ifdef SYS_memfd_create
-    int fd = (int)syscall(SYS_memfd_create, "memsnap", MFD_CLOEXEC | MFD_ALLOW_SEALING | MFD_NOEXEC_SEAL);
+    int fd = (int)syscall(SYS_memfd_create, "memsnap",
+                          MFD_CLOEXEC | MFD_ALLOW_SEALING | MFD_NOEXEC_SEAL);
     if (fd < 0 && errno == EINVAL)
         fd = (int)syscall(SYS_memfd_create, "memsnap", MFD_CLOEXEC | MFD_ALLOW_SEALING);
     return fd;
@@ -158,7 +161,8 @@ int ms_linux_create(struct os_object *o)
 static int commit(const struct os_object *o, uint64_t offset, uint64_t len)
 {
     struct stat st;
-    /* A memfd has no file system to fill up, and taking its pages one by one now would keep huge ones away. */
+    /* A memfd has no file system to fill up, and taking its pages one by one now would keep huge
+     * ones away. */
     if (strcmp(o->kind, "memfd") == 0 && !memory_is_accounted())
         return ms_object_check(o, &st);
     return ms_object_commit(o, offset, len);
@@ -170,15 +174,16 @@ static int punch(const struct os_object *o, uint64_t offset, uint64_t len)
     int r = ms_object_check(o, &st);
     if (r < 0 || len == 0)
         return r;
-    while (fallocate(o->fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, (off_t)offset, (off_t)len) < 0) {
+    while (fallocate(o->fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, (off_t)offset, (off_t)len) <
+           0) {
         if (errno != EINTR)
             return ms_os_error(errno);
     }
     return 0;
 }
 
-/* A descriptor of the object with a file offset of its own: the offset of a duplicated one is the caller's too. -1:
- * no /proc. */
+/* A descriptor of the object with a file offset of its own: the offset of a duplicated one is
+ * the caller's too. -1: no /proc. */
 static int private_descriptor(const struct os_object *o)
 {
     char path[32];
@@ -193,7 +198,8 @@ static int private_descriptor(const struct os_object *o)
     return -1;
 }
 
-static int object_data(const struct os_object *o, uint64_t offset, uint64_t limit, uint64_t *start, uint64_t *end)
+static int object_data(const struct os_object *o, uint64_t offset, uint64_t limit, uint64_t *start,
+                       uint64_t *end)
 {
     struct stat st;
     int r = ms_object_check(o, &st);
@@ -212,7 +218,7 @@ static int object_data(const struct os_object *o, uint64_t offset, uint64_t limi
     return r;
 }
 
-/* ---- files ------------------------------------------------------------------------------------ */
+/* ---- files ----------------------------------------------------------------------------------- */
 
 static bool file_sealed(const struct os_object *o)
 {
@@ -225,7 +231,8 @@ static bool file_sealed(const struct os_object *o)
     return fstatfs(o->fd, &fs) == 0 && (unsigned long)fs.f_type != HUGETLBFS_MAGIC;
 }
 
-static int file_copy(const struct os_object *src, uint64_t from, const struct os_object *dst, uint64_t to, uint64_t len)
+static int file_copy(const struct os_object *src, uint64_t from, const struct os_object *dst,
+                     uint64_t to, uint64_t len)
 {
     if (len > 0 && ms_file_clone(src, from, dst, to, len) == 0)
         return 0;
@@ -276,7 +283,7 @@ const struct os os_linux = {
     .track = ms_track,
     .untrack = ms_untrack,
     .written = ms_written,
-    .gate_close = ms_gate_close,
-    .gate_candidates = ms_gate_candidates,
-    .gate_open = ms_gate_open,
+    .write_block_close = ms_write_block_close,
+    .write_block_candidates = ms_write_block_candidates,
+    .write_block_open = ms_write_block_open,
 };

@@ -1,14 +1,16 @@
-/* Which pages of a range may be private: by the PAGEMAP_SCAN call, and by reading the pagemap file.
+/* Which pages of a range may be private: by the PAGEMAP_SCAN call, and by reading the pagemap
+ * file.
  *
- * A page that may be private is present or swapped out, and not the object's (FILE). The zero page is one of them:
- * when the kernel splits a huge page (under memory pressure, or for MADV_COLD) it puts the zero page in the place of
- * parts that the user has zeroed, which are changes like any other. A source that answers is not believed before it
- * has answered right for sixteen pages that are known: emulators pass on what the kernel says of another address.
+ * A page that may be private is present or swapped out, and not the object's (FILE). The zero
+ * page is one of them: when the kernel splits a huge page (under memory pressure, or for
+ * MADV_COLD) it puts the zero page in the place of parts that the user has zeroed, which are
+ * changes like any other. A source that answers is not believed before it has answered right for
+ * sixteen pages that are known: emulators pass on what the kernel says of another address.
  * Verdicts are kept per process for good.
  *
- * The descriptor of /proc/self/pagemap describes the process that opened it, so a forked child opens its own; and it
- * may be closed behind our back, so it is opened again when it turns out not to be a pagemap. Such a number is
- * nobody's of ours to close. */
+ * The descriptor of /proc/self/pagemap describes the process that opened it, so a forked child
+ * opens its own; and it may be closed behind our back, so it is opened again when it turns out
+ * not to be a pagemap. Such a number is nobody's of ours to close. */
 #include "config.h"
 
 #include "os/internal.h"
@@ -25,7 +27,7 @@
 #include <linux/fs.h>
 #include <linux/types.h>
 
-#ifndef PAGEMAP_SCAN            /* Linux 6.7 */
+#ifndef PAGEMAP_SCAN /* Linux 6.7 */
 struct page_region {
     __u64 start, end, categories;
 };
@@ -33,29 +35,29 @@ struct pm_scan_arg {
     __u64 size, flags, start, end, walk_end, vec, vec_len, max_pages;
     __u64 category_inverted, category_mask, category_anyof_mask, return_mask;
 };
-# define PAGEMAP_SCAN _IOWR('f', 16, struct pm_scan_arg)
-# define PM_SCAN_WP_MATCHING (1 << 0)
-# define PM_SCAN_CHECK_WPASYNC (1 << 1)
-# define PAGE_IS_WRITTEN (1 << 1)
-# define PAGE_IS_FILE (1 << 2)
-# define PAGE_IS_PRESENT (1 << 3)
-# define PAGE_IS_SWAPPED (1 << 4)
-# define PAGE_IS_HUGE (1 << 6)
+#define PAGEMAP_SCAN _IOWR('f', 16, struct pm_scan_arg)
+#define PM_SCAN_WP_MATCHING (1 << 0)
+#define PM_SCAN_CHECK_WPASYNC (1 << 1)
+#define PAGE_IS_WRITTEN (1 << 1)
+#define PAGE_IS_FILE (1 << 2)
+#define PAGE_IS_PRESENT (1 << 3)
+#define PAGE_IS_SWAPPED (1 << 4)
+#define PAGE_IS_HUGE (1 << 6)
 #endif
 
-/* The kernel works in blocks of 512 regions and reports some twice when more are asked for. The first call asks for
- * fewer: room that is not needed costs more than the call itself. */
+/* The kernel works in blocks of 512 regions and reports some twice when more are asked for. The
+ * first call asks for fewer: room that is not needed costs more than the call itself. */
 enum { FIRST_REGIONS = 64, REGIONS = 512, ENTRIES = 512 };
 
 static const uint64_t ENTRY_PRESENT = UINT64_C(1) << 63, ENTRY_SWAPPED = UINT64_C(1) << 62;
 static const uint64_t ENTRY_FILE = UINT64_C(1) << 61;
 
-/* ---- the descriptor --------------------------------------------------------------------------- */
+/* ---- the descriptor -------------------------------------------------------------------------- */
 
 static struct {
     pthread_mutex_t lock;
     struct os_object file;
-    size_t process;             /* ms_process() when opened */
+    size_t process; /* ms_process_generation() when opened */
 } pagemap = {.lock = PTHREAD_MUTEX_INITIALIZER, .file = {.fd = -1}};
 
 static int open_pagemap(void)
@@ -66,25 +68,25 @@ static int open_pagemap(void)
     return ms_object_adopt(fd, "file", &pagemap.file);
 }
 
-/* The descriptor, or -ENOTSUP. verify: make sure that the number still means it. One that does is closed in a forked
- * child only, where no other thread can be using it. */
+/* The descriptor, or -ENOTSUP. verify: make sure that the number still means it. One that does
+ * is closed in a forked child only, where no other thread can be using it. */
 static int get_pagemap(bool verify)
 {
     pthread_mutex_lock(&pagemap.lock);
     struct stat st;
     int r = 0;
-    bool inherited = pagemap.process != ms_process();
+    bool inherited = pagemap.process != ms_process_generation();
     if (inherited || (verify && ms_object_check(&pagemap.file, &st) < 0))
         ms_object_close(&pagemap.file);
     if (pagemap.file.fd < 0)
         r = open_pagemap();
-    pagemap.process = ms_process();
+    pagemap.process = ms_process_generation();
     int fd = r < 0 ? -ENOTSUP : pagemap.file.fd;
     pthread_mutex_unlock(&pagemap.lock);
     return fd;
 }
 
-/* ---- collecting runs -------------------------------------------------------------------------- */
+/* ---- collecting runs ------------------------------------------------------------------------- */
 
 /* Adds [start, end) to the n runs of v; false if it fits neither in the last nor behind it. */
 static bool add_run(struct os_range *v, size_t max, size_t *n, uintptr_t start, uintptr_t end)
@@ -99,9 +101,10 @@ static bool add_run(struct os_range *v, size_t max, size_t *n, uintptr_t start, 
     return true;
 }
 
-/* ---- PAGEMAP_SCAN ----------------------------------------------------------------------------- */
+/* ---- PAGEMAP_SCAN ---------------------------------------------------------------------------- */
 
-/* Number of regions or -ENOTSUP. No look at the descriptor beforehand: nothing but a pagemap knows the call. */
+/* Number of regions or -ENOTSUP. No look at the descriptor beforehand: nothing but a pagemap
+ * knows the call. */
 static int scan_call(struct pm_scan_arg *arg)
 {
     int fd = get_pagemap(false), n = -1;
@@ -120,28 +123,33 @@ static int scan_call(struct pm_scan_arg *arg)
     return -ENOTSUP;
 }
 
-/* What is returned is the same for all pages of a query, so that present and swapped ones make one run. */
+/* What is returned is the same for all pages of a query, so that present and swapped ones make
+ * one run. */
 #define OURS PAGE_IS_FILE
 static const struct {
     uint64_t flags, inverted, all, any, returned;
 } queries[] = {
     [PAGEMAP_PRESENT] = {0, OURS, OURS, PAGE_IS_PRESENT, OURS},
     [PAGEMAP_PRIVATE] = {0, OURS, OURS, PAGE_IS_PRESENT | PAGE_IS_SWAPPED, OURS},
-    [PAGEMAP_TRACKED] = {PM_SCAN_CHECK_WPASYNC, OURS, OURS, PAGE_IS_PRESENT | PAGE_IS_SWAPPED, OURS},
+    [PAGEMAP_TRACKED] = {PM_SCAN_CHECK_WPASYNC, OURS, OURS, PAGE_IS_PRESENT | PAGE_IS_SWAPPED,
+                         OURS},
     [PAGEMAP_WRITTEN] = {PM_SCAN_CHECK_WPASYNC | PM_SCAN_WP_MATCHING, OURS, OURS | PAGE_IS_WRITTEN,
                          PAGE_IS_PRESENT | PAGE_IS_SWAPPED, OURS},
     [PAGEMAP_UNPROTECTED] = {PM_SCAN_CHECK_WPASYNC, 0, PAGE_IS_WRITTEN, 0, PAGE_IS_WRITTEN},
-    [PAGEMAP_UNPROTECTED_THERE] = {PM_SCAN_CHECK_WPASYNC, 0, PAGE_IS_WRITTEN, PAGE_IS_PRESENT | PAGE_IS_SWAPPED, PAGE_IS_WRITTEN},
+    [PAGEMAP_UNPROTECTED_THERE] = {PM_SCAN_CHECK_WPASYNC, 0, PAGE_IS_WRITTEN,
+                                   PAGE_IS_PRESENT | PAGE_IS_SWAPPED, PAGE_IS_WRITTEN},
 };
 
-int ms_pagemap_scan(uintptr_t *cursor, uintptr_t end, enum pagemap_what what, struct os_range *v, size_t max)
+int ms_pagemap_scan(uintptr_t *cursor, uintptr_t end, enum pagemap_what what, struct os_range *v,
+                    size_t max)
 {
     struct page_region regions[REGIONS];
     size_t n = 0, ask = FIRST_REGIONS;
     uintptr_t at = *cursor;
     for (; at < end && n < max; ask = REGIONS) {
         ask = max - n < ask ? max - n : ask;
-        memset(regions, 0, ask * sizeof regions[0]);    /* valgrind does not know that the kernel fills it in */
+        /* valgrind does not know that the kernel fills it in */
+        memset(regions, 0, ask * sizeof regions[0]);
         struct pm_scan_arg arg = {
             .size = sizeof arg,
             .flags = queries[what].flags,
@@ -204,7 +212,7 @@ size_t ms_present_bytes(const void *addr, size_t len)
     return bytes_of_category(addr, len, PAGE_IS_PRESENT);
 }
 
-/* ---- the pagemap file ------------------------------------------------------------------------- */
+/* ---- the pagemap file ------------------------------------------------------------------------ */
 
 /* Reads the entries of `pages` pages from addr on: how many, or -ENOTSUP. */
 static int read_entries(int fd, uintptr_t addr, size_t pages, uint64_t *entries)
@@ -224,7 +232,7 @@ static bool is_private(uint64_t entry)
 
 static int read_pagemap(uintptr_t *cursor, uintptr_t end, struct os_range *v, size_t max)
 {
-    int fd = get_pagemap(true);     /* a read from something else would succeed */
+    int fd = get_pagemap(true); /* a read from something else would succeed */
     if (fd < 0)
         return fd;
     uint64_t entries[ENTRIES];
@@ -245,11 +253,13 @@ full:
     return (int)n;
 }
 
-/* ---- trust ------------------------------------------------------------------------------------ */
+/* ---- trust ----------------------------------------------------------------------------------- */
 
-static int ask(enum os_source source, uintptr_t *cursor, uintptr_t end, struct os_range *v, size_t max)
+static int ask(enum os_source source, uintptr_t *cursor, uintptr_t end, struct os_range *v,
+               size_t max)
 {
-    return source == OS_SOURCE_SCAN ? ms_pagemap_scan(cursor, end, PAGEMAP_PRIVATE, v, max) : read_pagemap(cursor, end, v, max);
+    return source == OS_SOURCE_SCAN ? ms_pagemap_scan(cursor, end, PAGEMAP_PRIVATE, v, max)
+                                    : read_pagemap(cursor, end, v, max);
 }
 
 enum { TEST_PAGES = 16, TEST_PATTERN = 0xA72D };
@@ -296,7 +306,8 @@ static enum verdict test_source(enum os_source source)
         return UNKNOWN;
     enum verdict verdict = UNKNOWN;
     void *base;
-    if (ms_object_grow(&o, len) == 0 && ms_map_new(&o, 0, len, ms_page_size(), NULL, OS_PRIVATE, &base) == 0) {
+    if (ms_object_grow(&o, len) == 0 &&
+        ms_map_new(&o, 0, len, ms_page_size(), NULL, OS_PRIVATE, &base) == 0) {
         touch_pattern(base);
         int answer = asked_pattern(source, base);
         if (answer != -ENOMEM)
@@ -307,8 +318,8 @@ static enum verdict test_source(enum os_source source)
     return verdict;
 }
 
-/* A test that could not be made is made anew the next time. No pagemap to ask is no verdict: it may come (a process
- * can be made dumpable again). */
+/* A test that could not be made is made anew the next time. No pagemap to ask is no verdict: it
+ * may come (a process can be made dumpable again). */
 static bool is_honest(enum os_source source)
 {
     static atomic_int verdicts[OS_SOURCES];
@@ -322,7 +333,8 @@ static bool is_honest(enum os_source source)
     return known == HONEST;
 }
 
-int ms_candidates(enum os_source source, uintptr_t *cursor, uintptr_t end, struct os_range *v, size_t max)
+int ms_candidates(enum os_source source, uintptr_t *cursor, uintptr_t end, struct os_range *v,
+                  size_t max)
 {
     if (source != OS_SOURCE_SCAN && source != OS_SOURCE_PAGEMAP)
         return -ENOTSUP;

@@ -1,10 +1,10 @@
-/* The operating system by POSIX means: errors, memory and address space, which the Linux table shares; the os_posix
- * table, and the choice of the default one. */
+/* The operating system by POSIX means: errors, memory and address space, which the Linux table
+ * shares; the os_posix table, and the choice of the default one. */
 #include "config.h"
 
 #include "os/internal.h"
 
-#include "annotate.h"
+#include "base/annotate.h"
 #include "memsnap.h"
 
 #include <errno.h>
@@ -13,33 +13,54 @@
 #include <sys/mman.h>
 #include <sys/resource.h>
 #ifdef MS_TSAN
-# include <sys/syscall.h>
+#include <sys/syscall.h>
 #endif
 #include <unistd.h>
 
 #ifndef MAP_NORESERVE
-# define MAP_NORESERVE 0
+#define MAP_NORESERVE 0
 #endif
 #ifndef MAP_FIXED_NOREPLACE
-# define MAP_FIXED_NOREPLACE 0  /* the address is a hint then; the result is compared anyway */
+#define MAP_FIXED_NOREPLACE 0 /* the address is a hint then; the result is compared anyway */
 #endif
 
-/* ---- errors ----------------------------------------------------------------------------------- */
+/* ---- errors ---------------------------------------------------------------------------------- */
 
 int ms_os_error(int e)
 {
     switch (e) {
-    case EACCES: case EBADF: case EBUSY: case EDQUOT: case EEXIST: case EFAULT: case EFBIG: case EINVAL: case EIO:
-    case EISDIR: case ELOOP: case EMFILE: case EMLINK: case ENAMETOOLONG: case ENFILE: case ENOENT: case ENOMEM:
-    case ENOSPC: case ENOTDIR: case ENOTSUP: case EROFS:
+    case EACCES:
+    case EBADF:
+    case EBUSY:
+    case EDQUOT:
+    case EEXIST:
+    case EFAULT:
+    case EFBIG:
+    case EINVAL:
+    case EIO:
+    case EISDIR:
+    case ELOOP:
+    case EMFILE:
+    case EMLINK:
+    case ENAMETOOLONG:
+    case ENFILE:
+    case ENOENT:
+    case ENOMEM:
+    case ENOSPC:
+    case ENOTDIR:
+    case ENOTSUP:
+    case EROFS:
         return -e;
-    case EPERM: case ETXTBSY:
+    case EPERM:
+    case ETXTBSY:
         return -EACCES;
-    case EAGAIN:                /* more would be locked in memory than may be */
+    case EAGAIN: /* more would be locked in memory than may be */
         return -ENOMEM;
     case EOVERFLOW:
         return -EFBIG;
-    case ENOSYS: case ENOTTY: case ENODEV:
+    case ENOSYS:
+    case ENOTTY:
+    case ENODEV:
 #if EOPNOTSUPP != ENOTSUP
     case EOPNOTSUPP:
 #endif
@@ -59,7 +80,7 @@ static bool address_space_full(size_t len)
         return false;
     int fd = open("/proc/self/statm", O_RDONLY | O_CLOEXEC);
     if (fd < 0)
-        return true;            /* cannot tell: the limit that is set is the likelier wall */
+        return true; /* cannot tell: the limit that is set is the likelier wall */
     char text[64] = "";
     ssize_t n = read(fd, text, sizeof text - 1);
     close(fd);
@@ -69,9 +90,10 @@ static bool address_space_full(size_t len)
     return used + len > limit.rlim_cur;
 }
 
-/* Does what a mapping call may need at the most: one more mapping, and two splits of it. None of it counts as data or
- * is charged, so it fails for lack of address space or for too many mappings, and the first can be asked for.
- * Counting the lines of /proc/self/maps would take 30 ms where it matters. */
+/* Does what a mapping call may need at the most: one more mapping, and two splits of it. None of
+ * it counts as data or is charged, so it fails for lack of address space or for too many
+ * mappings, and the first can be asked for. Counting the lines of /proc/self/maps would take 30
+ * ms where it matters. */
 static bool mappings_exhausted(void)
 {
     size_t page = ms_page_size();
@@ -91,9 +113,10 @@ int ms_map_error(void)
     return ms_os_error(e);
 }
 
-/* ---- memory ----------------------------------------------------------------------------------- */
+/* ---- memory ---------------------------------------------------------------------------------- */
 
-/* Asked once, when the library is loaded: sysconf was 3-5% of a restore. A caller that is a constructor itself may be earlier. */
+/* Asked once, when the library is loaded: sysconf was 3-5% of a restore. A caller that is a
+ * constructor itself may be earlier. */
 static size_t page_bytes;
 
 __attribute__((constructor)) static void ask_page_size(void)
@@ -128,7 +151,7 @@ void ms_free(void *p)
     errno = saved;
 }
 
-/* ---- address space ---------------------------------------------------------------------------- */
+/* ---- address space --------------------------------------------------------------------------- */
 
 /* What goes into mmap apart from the place. */
 struct content {
@@ -136,10 +159,12 @@ struct content {
     off_t offset;
 };
 
-static int content_of(const struct os_object *o, uint64_t offset, enum os_share how, struct content *c)
+static int content_of(const struct os_object *o, uint64_t offset, enum os_share how,
+                      struct content *c)
 {
     if (!o) {
-        *c = (struct content){PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0};
+        *c = (struct content){PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE,
+                              -1, 0};
         return 0;
     }
     struct stat st;
@@ -161,7 +186,8 @@ static void *map(const struct content *c, void *at, size_t len, int flags)
 static void *map_fixed(const struct content *c, void *at, size_t len)
 {
 #if defined MS_TSAN && defined SYS_mmap
-    /* ThreadSanitizer's mmap takes this for a write to the whole range. To those who store there meanwhile a freeze changes nothing. */
+    /* ThreadSanitizer's mmap takes this for a write to the whole range. To those who store there
+     * meanwhile a freeze changes nothing. */
     return (void *)syscall(SYS_mmap, at, len, c->prot, c->flags | MAP_FIXED, c->fd, c->offset);
 #else
     return map(c, at, len, MAP_FIXED);
@@ -179,7 +205,8 @@ static int reserve_larger(size_t len, size_t align, char **out)
     size_t slack = align - ms_page_size();
     if (len > SIZE_MAX - slack)
         return -ENOMEM;
-    char *p = mmap(NULL, len + slack, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    char *p =
+        mmap(NULL, len + slack, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     if (p == MAP_FAILED)
         return ms_map_error();
     size_t before = (size_t)(-(uintptr_t)p & (align - 1));
@@ -191,13 +218,13 @@ static int reserve_larger(size_t len, size_t align, char **out)
     return 0;
 }
 
-/* Where the hint or the kernel puts it, if that is aligned; else just below, which is free as a rule because the
- * kernel hands out addresses downwards; else inside a larger reservation. */
+/* Where the hint or the kernel puts it, if that is aligned; else just below, which is free as a
+ * rule because the kernel hands out addresses downwards; else inside a larger reservation. */
 static int map_aligned(const struct content *c, void *hint, size_t len, size_t align, void **out)
 {
     for (int attempt = 0; attempt < 2; attempt++) {
         void *p = map(c, hint, len, 0);
-        if (p == MAP_FAILED)    /* EINVAL for zero pages: of an absurd length */
+        if (p == MAP_FAILED) /* EINVAL for zero pages: of an absurd length */
             return errno == EINVAL && c->fd < 0 ? -ENOMEM : ms_map_error();
         if (is_aligned(p, align)) {
             *out = p;
@@ -226,7 +253,8 @@ static int reserve_at(void *at, size_t len, void **out)
     void *p = map(&c, at, len, MAP_FIXED_NOREPLACE);
     if (p == MAP_FAILED)
         return ms_map_error();
-    if (p != at) {              /* kernels before 4.17, other systems and valgrind take the address as a hint */
+    /* kernels before 4.17, other systems and valgrind take the address as a hint */
+    if (p != at) {
         munmap(p, len);
         return -EEXIST;
     }
@@ -243,15 +271,16 @@ int ms_reserve(void *at, void *hint, size_t len, size_t align, void **out)
     return map_aligned(&c, hint, len, align, out);
 }
 
-int ms_map_new(const struct os_object *o, uint64_t offset, size_t len, size_t align, void *hint, enum os_share how,
-               void **out)
+int ms_map_new(const struct os_object *o, uint64_t offset, size_t len, size_t align, void *hint,
+               enum os_share how, void **out)
 {
     struct content c;
     int r = content_of(o, offset, how, &c);
     return r < 0 ? r : map_aligned(&c, hint, len, align, out);
 }
 
-int ms_map_over(const struct os_object *o, uint64_t offset, void *addr, size_t len, enum os_share how)
+int ms_map_over(const struct os_object *o, uint64_t offset, void *addr, size_t len,
+                enum os_share how)
 {
     struct content c;
     int r = content_of(o, offset, how, &c);
@@ -263,8 +292,8 @@ int ms_map_over(const struct os_object *o, uint64_t offset, void *addr, size_t l
 void ms_unmap(void *addr, size_t len)
 {
     int saved = errno;
-    /* At the limit of mappings a range that the kernel has merged with its neighbours cannot be cut out: then the
-     * addresses are lost, but not the memory. */
+    /* At the limit of mappings a range that the kernel has merged with its neighbours cannot be
+     * cut out: then the addresses are lost, but not the memory. */
 #ifdef MADV_DONTNEED
     if (munmap(addr, len) < 0)
         madvise(addr, len, MADV_DONTNEED);
@@ -289,10 +318,10 @@ int ms_protect(void *addr, size_t len, int access)
 int ms_touch(void *addr, size_t len)
 {
     size_t page = ms_page_size();
-    MS_LOOK_BEGIN();
+    MS_RACY_READ_BEGIN();
     for (size_t at = 0; at < len; at += page)
         (void)*((volatile const char *)addr + at);
-    MS_LOOK_END();
+    MS_RACY_READ_END();
     return 0;
 }
 
@@ -300,18 +329,23 @@ static int cannot_discard(void *addr, size_t len)
 {
     (void)addr;
     (void)len;
-    return -ENOTSUP;            /* POSIX lets madvise do nothing */
+    return -ENOTSUP; /* POSIX lets madvise do nothing */
 }
 
-/* None of it is POSIX, but keeping a shared mapping out of forked children is worth taking where there is a way. */
+/* None of it is POSIX, but keeping a shared mapping out of forked children is worth taking where
+ * there is a way. */
 static int advise(void *addr, size_t len, enum os_advice advice)
 {
 #if defined MADV_DONTFORK && defined MADV_DOFORK
     if (advice == OS_NOFORK || advice == OS_FORK)
-        return madvise(addr, len, advice == OS_NOFORK ? MADV_DONTFORK : MADV_DOFORK) == 0 ? 0 : ms_map_error();
+        return madvise(addr, len, advice == OS_NOFORK ? MADV_DONTFORK : MADV_DOFORK) == 0
+                   ? 0
+                   : ms_map_error();
 #elif defined INHERIT_NONE
     if (advice == OS_NOFORK || advice == OS_FORK)
-        return minherit(addr, len, advice == OS_NOFORK ? INHERIT_NONE : INHERIT_COPY) == 0 ? 0 : ms_map_error();
+        return minherit(addr, len, advice == OS_NOFORK ? INHERIT_NONE : INHERIT_COPY) == 0
+                   ? 0
+                   : ms_map_error();
 #endif
     (void)addr;
     (void)len;
@@ -326,7 +360,7 @@ static size_t no_bytes(const void *addr, size_t len)
     return 0;
 }
 
-/* ---- objects ---------------------------------------------------------------------------------- */
+/* ---- objects --------------------------------------------------------------------------------- */
 
 static int cannot_punch(const struct os_object *o, uint64_t offset, uint64_t len)
 {
@@ -337,7 +371,8 @@ static int cannot_punch(const struct os_object *o, uint64_t offset, uint64_t len
 }
 
 /* A duplicated descriptor shares its file offset with the caller's, which is put back. */
-static int object_data(const struct os_object *o, uint64_t offset, uint64_t limit, uint64_t *start, uint64_t *end)
+static int object_data(const struct os_object *o, uint64_t offset, uint64_t limit, uint64_t *start,
+                       uint64_t *end)
 {
     struct stat st;
     int r = ms_object_check(o, &st);
@@ -349,7 +384,7 @@ static int object_data(const struct os_object *o, uint64_t offset, uint64_t limi
     return r;
 }
 
-/* ---- files and dirty pages -------------------------------------------------------------------- */
+/* ---- files and dirty pages ------------------------------------------------------------------- */
 
 static bool never_sealed(const struct os_object *o)
 {
@@ -357,7 +392,8 @@ static bool never_sealed(const struct os_object *o)
     return false;
 }
 
-static int file_copy(const struct os_object *src, uint64_t from, const struct os_object *dst, uint64_t to, uint64_t len)
+static int file_copy(const struct os_object *src, uint64_t from, const struct os_object *dst,
+                     uint64_t to, uint64_t len)
 {
     return ms_file_copy(&os_posix, src, from, dst, to, len);
 }
@@ -384,7 +420,8 @@ static int cannot_share(const struct os_object *o, uint64_t size, int *fd)
     return -ENOTSUP;
 }
 
-static int no_candidates(enum os_source source, uintptr_t *cursor, uintptr_t end, struct os_range *v, size_t max)
+static int no_candidates(enum os_source source, uintptr_t *cursor, uintptr_t end,
+                         struct os_range *v, size_t max)
 {
     (void)source;
     (void)cursor;
@@ -412,7 +449,7 @@ static int none_written(uintptr_t *cursor, uintptr_t end, struct os_range *v, si
     return no_candidates(OS_SOURCE_SCAN, cursor, end, v, max);
 }
 
-static int no_gate(void *addr, size_t len, struct os_gate *g)
+static int no_write_block(void *addr, size_t len, struct os_write_block *g)
 {
     (void)addr;
     (void)len;
@@ -420,7 +457,8 @@ static int no_gate(void *addr, size_t len, struct os_gate *g)
     return -ENOTSUP;
 }
 
-static int no_gate_candidates(const struct os_gate *g, uintptr_t *cursor, uintptr_t end, struct os_range *v, size_t max)
+static int no_write_block_candidates(const struct os_write_block *g, uintptr_t *cursor,
+                                     uintptr_t end, struct os_range *v, size_t max)
 {
     (void)g;
     (void)cursor;
@@ -430,7 +468,7 @@ static int no_gate_candidates(const struct os_gate *g, uintptr_t *cursor, uintpt
     return -ENOTSUP;
 }
 
-static void nothing_to_open(struct os_gate *g)
+static void nothing_to_open(struct os_write_block *g)
 {
     (void)g;
 }
@@ -479,12 +517,12 @@ const struct os os_posix = {
     .track = cannot_track,
     .untrack = never_tracked,
     .written = none_written,
-    .gate_close = no_gate,
-    .gate_candidates = no_gate_candidates,
-    .gate_open = nothing_to_open,
+    .write_block_close = no_write_block,
+    .write_block_candidates = no_write_block_candidates,
+    .write_block_open = nothing_to_open,
 };
 
-/* ---- the table in use ------------------------------------------------------------------------- */
+/* ---- the table in use ------------------------------------------------------------------------ */
 
 #ifdef __linux__
 const struct os *ms_os = &os_linux;

@@ -1,16 +1,19 @@
-/* Noticing stores: userfaultfd write protection that the kernel lifts by itself (WP_ASYNC, Linux 6.7).
+/* Noticing stores: userfaultfd write protection that the kernel lifts by itself (WP_ASYNC, Linux
+ * 6.7).
  *
- * A private page is protected when it is reported as written; the next store to it takes a fault that ends the protection, and PAGEMAP_SCAN
- * reports the page again. Pages that are not private are never protected: their first store makes them private, and a private page
- * that is not protected is written. So a report costs what was written, and a range that was just registered reports all that is private.
+ * A private page is protected when it is reported as written; the next store to it takes a fault
+ * that ends the protection, and PAGEMAP_SCAN reports the page again. Pages that are not private
+ * are never protected: their first store makes them private, and a private page that is not
+ * protected is written. So a report costs what was written, and a range that was just registered
+ * reports all that is private.
  *
- * One descriptor serves the process. Closed behind our back it has taken all registrations with it: the scan then fails, and
- * the caller compares. A forked child opens its own. */
+ * One descriptor serves the process. Closed behind our back it has taken all registrations with
+ * it: the scan then fails, and the caller compares. A forked child opens its own. */
 #include "config.h"
 
 #include "os/internal.h"
 
-#include "annotate.h"
+#include "base/annotate.h"
 
 #include <errno.h>
 
@@ -26,14 +29,14 @@
 
 /* Newer than the oldest headers this is to be compiled with. */
 #ifndef UFFD_USER_MODE_ONLY
-# define UFFD_USER_MODE_ONLY 1
+#define UFFD_USER_MODE_ONLY 1
 #endif
 #ifndef UFFD_FEATURE_WP_ASYNC
-# define UFFD_FEATURE_WP_ASYNC (1 << 15)
+#define UFFD_FEATURE_WP_ASYNC (1 << 15)
 #endif
 
 #if defined UFFDIO_WRITEPROTECT && defined SYS_userfaultfd
-# define HAVE_TRACK 1
+#define HAVE_TRACK 1
 #endif
 
 #endif
@@ -43,14 +46,16 @@
 static struct {
     pthread_mutex_t lock;
     int fd;
-    size_t process;             /* ms_process() when opened */
+    size_t process; /* ms_process_generation() when opened */
 } tracker = {.lock = PTHREAD_MUTEX_INITIALIZER, .fd = -1};
 
 static int open_tracker(void)
 {
-    int fd = ms_above_standard((int)syscall(SYS_userfaultfd, O_CLOEXEC | O_NONBLOCK | UFFD_USER_MODE_ONLY));
+    int fd = ms_above_standard(
+        (int)syscall(SYS_userfaultfd, O_CLOEXEC | O_NONBLOCK | UFFD_USER_MODE_ONLY));
     if (fd < 0)
-        return errno == EMFILE || errno == ENFILE || errno == ENOMEM ? ms_os_error(errno) : -ENOTSUP;
+        return errno == EMFILE || errno == ENFILE || errno == ENOMEM ? ms_os_error(errno)
+                                                                     : -ENOTSUP;
     struct uffdio_api api = {.api = UFFD_API, .features = UFFD_FEATURE_WP_ASYNC};
     if (ioctl(fd, UFFDIO_API, &api) < 0) {
         close(fd);
@@ -59,15 +64,16 @@ static int open_tracker(void)
     return fd;
 }
 
-/* The descriptor, or an error. anew: the number is not the tracker's any more, and not ours to close. */
+/* The descriptor, or an error. anew: the number is not the tracker's any more, and not ours to
+ * close. */
 static int get_tracker(bool anew)
 {
     pthread_mutex_lock(&tracker.lock);
-    if (tracker.fd >= 0 && tracker.process != ms_process())
-        close(tracker.fd);      /* a forked child, where no other thread can be using it */
-    if (tracker.fd < 0 || anew || tracker.process != ms_process())
+    if (tracker.fd >= 0 && tracker.process != ms_process_generation())
+        close(tracker.fd); /* a forked child, where no other thread can be using it */
+    if (tracker.fd < 0 || anew || tracker.process != ms_process_generation())
         tracker.fd = open_tracker();
-    tracker.process = ms_process();
+    tracker.process = ms_process_generation();
     int fd = tracker.fd;
     pthread_mutex_unlock(&tracker.lock);
     return fd;
@@ -75,7 +81,8 @@ static int get_tracker(bool anew)
 
 static int register_range(int fd, void *addr, size_t len)
 {
-    struct uffdio_register arg = {.range = {.start = (uintptr_t)addr, .len = len}, .mode = UFFDIO_REGISTER_MODE_WP};
+    struct uffdio_register arg = {.range = {.start = (uintptr_t)addr, .len = len},
+                                  .mode = UFFDIO_REGISTER_MODE_WP};
     if (ioctl(fd, UFFDIO_REGISTER, &arg) == 0)
         return 0;
     return errno == ENOMEM ? ms_map_error() : -ENOTSUP;
@@ -109,29 +116,31 @@ void ms_untrack(void *addr, size_t len)
     errno = saved;
 }
 
-/* ---- what was written --------------------------------------------------------------------------- */
+/* ---- what was written ------------------------------------------------------------------------ */
 
-/* To find out whose a page is takes the kernel 12 to 60 ns; whether it is protected, 2 ns; whether it is there and protected, 4 ns. Where many are
- * private and were not stored to (a server's memory after a while) that is asked first, step by step, and only the parts of the range that
- * may have been written are looked at: after 100 stores to a GiB of which all is private, 1.3 ms instead of 8. Where few are, it is of no
- * use, and not asked again for a while. */
-enum { STEP_PAGES = 2048, SAMPLE_PAGES = 256, MOST_PARTS = 32, MOST_BLIND_STEPS = 64 };
-/* To look at so many pages more takes as long as another call, which interrupts the other processors if it protects anything. */
+/* To find out whose a page is takes the kernel 12 to 60 ns; whether it is protected, 2 ns;
+ * whether it is there and protected, 4 ns. Where many are private and were not stored to (a
+ * server's memory after a while) that is asked first, step by step, and only the parts of the
+ * range that may have been written are looked at: after 100 stores to a GiB of which all is
+ * private, 1.3 ms instead of 8. Where few are, it is of no use, and not asked again for a while. */
+enum { STEP_PAGES = 2048, SAMPLE_PAGES = 256, MAX_PARTS = 32, MAX_BLIND_STEPS = 64 };
+/* To look at so many pages more takes as long as another call, which interrupts the other
+ * processors if it protects anything. */
 enum { GAP_PAGES = 64 };
 /* The least share of protected pages that asking first is of use for. */
-enum { LEAST_SHARE = 16 };
+enum { MIN_SHARE = 16 };
 
 struct parts {
-    size_t n, bytes;            /* bytes: not counting the gaps between runs that were joined */
-    uintptr_t end;              /* how far the answer goes */
-    struct os_range v[MOST_PARTS];
+    size_t n, bytes; /* bytes: not counting the gaps between runs that were joined */
+    uintptr_t end;   /* how far the answer goes */
+    struct os_range v[MAX_PARTS];
 };
 
 static bool ask_parts(struct parts *p, uintptr_t start, uintptr_t end, enum pagemap_what what)
 {
     size_t gap = GAP_PAGES * ms_page_size();
     p->end = start;
-    int found = ms_pagemap_scan(&p->end, end, what, p->v, MOST_PARTS);
+    int found = ms_pagemap_scan(&p->end, end, what, p->v, MAX_PARTS);
     p->n = p->bytes = 0;
     for (int i = 0; i < found; i++) {
         p->bytes += p->v[i].end - p->v[i].start;
@@ -148,10 +157,11 @@ static bool much_is_protected(struct parts *p, uintptr_t start, uintptr_t end)
 {
     bool asked = ask_parts(p, start, end, PAGEMAP_UNPROTECTED);
     size_t seen = p->end - start;
-    return asked && seen - p->bytes >= seen / LEAST_SHARE;
+    return asked && seen - p->bytes >= seen / MIN_SHARE;
 }
 
-/* The parts of [start, end) that may have been written. False: asking was of no use. unsure: a sample is to tell that first. */
+/* The parts of [start, end) that may have been written. False: asking was of no use. unsure: a
+ * sample is to tell that first. */
 static bool find_parts(struct parts *p, uintptr_t start, uintptr_t end, bool unsure)
 {
     size_t sample = SAMPLE_PAGES * ms_page_size();
@@ -161,11 +171,13 @@ static bool find_parts(struct parts *p, uintptr_t start, uintptr_t end, bool uns
         return false;
     if (p->end == end && p->bytes <= (end - start) / 2)
         return true;
-    return ask_parts(p, start, end, PAGEMAP_UNPROTECTED_THERE) && p->end == end;    /* what was never touched is not there */
+    /* what was never touched is not there */
+    return ask_parts(p, start, end, PAGEMAP_UNPROTECTED_THERE) && p->end == end;
 }
 
 /* Adds what was written in the parts to the *n ranges of v. *at: how far it came. */
-static int report_parts(const struct parts *p, struct os_range *v, size_t max, size_t *n, uintptr_t *at)
+static int report_parts(const struct parts *p, struct os_range *v, size_t max, size_t *n,
+                        uintptr_t *at)
 {
     for (size_t i = 0; i < p->n && *n < max; i++) {
         *at = p->v[i].start;
@@ -192,7 +204,7 @@ int ms_written(uintptr_t *cursor, uintptr_t end, struct os_range *v, size_t max)
             next = end - next > blind_steps * step ? next + blind_steps * step : end;
             parts.v[0] = (struct os_range){at, next};
             parts.n = 1;
-            blind_steps = blind_steps < MOST_BLIND_STEPS ? 2 * blind_steps : MOST_BLIND_STEPS;
+            blind_steps = blind_steps < MAX_BLIND_STEPS ? 2 * blind_steps : MAX_BLIND_STEPS;
         }
         int r = report_parts(&parts, v, max, &n, &at);
         if (r < 0)
@@ -204,10 +216,11 @@ int ms_written(uintptr_t *cursor, uintptr_t end, struct os_range *v, size_t max)
     return (int)n;
 }
 
-/* ---- trust ------------------------------------------------------------------------------------ */
+/* ---- trust ----------------------------------------------------------------------------------- */
 
 enum { TEST_PAGES = 16 };
-static const unsigned BEFORE = 0x0A71, FIRST = 0x3C55, AGAIN = 0x9187;  /* pages written: before tracking, then, and then */
+/* pages written: before tracking, then, and then */
+static const unsigned BEFORE = 0x0A71, FIRST = 0x3C55, AGAIN = 0x9187;
 
 static void write_pages(char *base, unsigned pattern)
 {
@@ -253,7 +266,8 @@ static enum verdict test_tracking(void)
     if (ms_linux_create(&o) < 0)
         return UNKNOWN;
     enum verdict verdict = UNKNOWN;
-    if (ms_object_grow(&o, len) == 0 && ms_map_new(&o, 0, len, ms_page_size(), NULL, OS_PRIVATE, &base) == 0) {
+    if (ms_object_grow(&o, len) == 0 &&
+        ms_map_new(&o, 0, len, ms_page_size(), NULL, OS_PRIVATE, &base) == 0) {
         verdict = answers_right(base, len) ? WORKS : USELESS;
         ms_unmap(base, len);
     }
@@ -277,7 +291,7 @@ static bool works(void)
 int ms_track(void *addr, size_t len)
 {
 #ifdef MS_WITH_VALGRIND
-    if (RUNNING_ON_VALGRIND)    /* knows no userfaultfd, and says so at length */
+    if (RUNNING_ON_VALGRIND) /* knows no userfaultfd, and says so at length */
         return -ENOTSUP;
 #endif
     if (!works())

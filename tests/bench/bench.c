@@ -1,6 +1,6 @@
 /* bench.c - repeats the sides of a case in turn, and reports medians. */
 #define _GNU_SOURCE
-#include "bench.h"
+#include "bench/bench.h"
 
 #include <errno.h>
 #include <inttypes.h>
@@ -25,7 +25,7 @@ static struct {
     size_t source_size;
 } bench;
 
-/* ---- small tools -------------------------------------------------------------------------------- */
+/* ---- small tools ----------------------------------------------------------------------------- */
 
 double bench_now(void)
 {
@@ -129,15 +129,17 @@ const char *bench_source(size_t size)
     bench_check(bench.source != MAP_FAILED, "mmap of the source");
     bench.source_size = size;
     for (size_t i = 0; i < size / sizeof state; i++)
-        ((uint64_t *)bench.source)[i] = (state = state * 6364136223846793005u + 1442695040888963407u);
+        ((uint64_t *)bench.source)[i] =
+            (state = state * 6364136223846793005u + 1442695040888963407u);
     return bench.source;
 }
 
-/* ---- options and reports ------------------------------------------------------------------------ */
+/* ---- options and reports --------------------------------------------------------------------- */
 
 static void usage(void)
 {
-    fprintf(stderr, "usage: %s [-o results.tsv] [-t factor] [-l] [-n] [word ...]\n", bench.question);
+    fprintf(stderr, "usage: %s [-o results.tsv] [-t factor] [-l] [-n] [word ...]\n",
+            bench.question);
     exit(2);
 }
 
@@ -206,7 +208,8 @@ bool bench_wanted(const char *name, size_t memory)
     if (!wanted)
         return false;
     if (memory > memory_available()) {
-        fprintf(stderr, "%s: %s: skipped, needs %zu MiB of memory\n", bench.question, name, memory / MIB);
+        fprintf(stderr, "%s: %s: skipped, needs %zu MiB of memory\n", bench.question, name,
+                memory / MIB);
         return false;
     }
     fprintf(stderr, isatty(2) ? "\r\033[K%s: %s" : "%s: %s\n", bench.question, name);
@@ -233,9 +236,11 @@ void bench_report(const struct bench_row *r)
     if (isatty(2))
         fputs("\r\033[K", stderr);
     if (!bench.heading)
-        printf("%-44s %12s  %-22s %12s %9s %7s\n", bench.question, "library", "peer", "peer's", "ratio", "target");
+        printf("%-44s %12s  %-22s %12s %9s %7s\n", bench.question, "library", "peer", "peer's",
+               "ratio", "target");
     bench.heading = true;
-    printf("%-44s %12.2f  %-22s %12.2f %9.2f %7s %-5s", r->name, r->ours, r->peer, r->theirs, ratio, target, verdict);
+    printf("%-44s %12.2f  %-22s %12.2f %9.2f %7s %-5s", r->name, r->ours, r->peer, r->theirs, ratio,
+           target, verdict);
     print_count(stdout, " faults ", r->faults[0]);
     print_count(stdout, "/", r->faults[1]);
     print_count(stdout, " calls ", r->calls[0]);
@@ -244,8 +249,8 @@ void bench_report(const struct bench_row *r)
     fflush(stdout);
     if (!bench.results)
         return;
-    fprintf(bench.results, "%s\t%.3f\t%s\t%.3f\t%.3f\t%s\t%s", r->name, r->ours, r->peer, r->theirs, ratio, target,
-            verdict);
+    fprintf(bench.results, "%s\t%.3f\t%s\t%.3f\t%.3f\t%s\t%s", r->name, r->ours, r->peer, r->theirs,
+            ratio, target, verdict);
     for (int i = 0; i < 2; i++)
         print_count(bench.results, "\t", r->faults[i]);
     for (int i = 0; i < 2; i++)
@@ -254,7 +259,7 @@ void bench_report(const struct bench_row *r)
     fflush(bench.results);
 }
 
-/* ---- one case ----------------------------------------------------------------------------------- */
+/* ---- one case -------------------------------------------------------------------------------- */
 
 struct track {
     const struct bench_side *side;
@@ -285,7 +290,8 @@ static double once(struct track *t)
     return (end - start) / t->batch;
 }
 
-/* A timing of 20 us or more hides the clock's own price; what is prepared for each operation cannot be batched. */
+/* A timing of 20 us or more hides the clock's own price; what is prepared for each operation
+ * cannot be batched. */
 static unsigned choose_batch(struct track *t)
 {
     double shortest = 1e9;
@@ -331,12 +337,16 @@ static void repeat(struct track *tracks, size_t n, const struct bench_case *c)
         }
 }
 
-static void report_pair(const char *name, const char *peer, const struct track *ours, const struct track *theirs,
-                        double target)
+static void report_pair(const char *name, const char *peer, const struct track *ours,
+                        const struct track *theirs, double target)
 {
-    struct bench_row row = { .name = name, .peer = peer, .ours = ours->median, .theirs = theirs->median,
-                             .target = target, .faults = { ours->faults, theirs->faults },
-                             .calls = { ours->calls, theirs->calls } };
+    struct bench_row row = {.name = name,
+                            .peer = peer,
+                            .ours = ours->median,
+                            .theirs = theirs->median,
+                            .target = target,
+                            .faults = {ours->faults, theirs->faults},
+                            .calls = {ours->calls, theirs->calls}};
 
     bench_report(&row);
 }
@@ -378,5 +388,6 @@ void bench_run(const struct bench_case *c)
     else if (c->best)
         report_best(c, tracks);
     for (size_t i = 1; i < n; i++)
-        report_pair(c->name, tracks[i].side->name, &tracks[0], &tracks[i], c->best ? 0 : tracks[i].side->target);
+        report_pair(c->name, tracks[i].side->name, &tracks[0], &tracks[i],
+                    c->best ? 0 : tracks[i].side->target);
 }

@@ -14,7 +14,7 @@
 # the first writer stopped to the last one released (last_pause_usec).
 set -u
 server=${KVSERVER:-doc/examples/kvserver}
-check=${KVCHECK:-tests/kvcheck}
+check=${KVCHECK:-tests/examples/kvcheck}
 mib=1024 rounds=5 keep= plots=
 value=984           # with key and header a block of 1024 bytes in both
 writers=4

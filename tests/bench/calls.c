@@ -1,6 +1,7 @@
-/* calls.c - counts the system calls of one operation, exactly, by tracing a child that repeats it between two stops. */
+/* calls.c - counts the system calls of one operation, exactly, by tracing a child that repeats
+ * it between two stops. */
 #define _GNU_SOURCE
-#include "bench.h"
+#include "bench/bench.h"
 
 #include <signal.h>
 #include <sys/ptrace.h>

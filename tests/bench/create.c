@@ -1,8 +1,8 @@
 /* create.c - what does it cost to make a snapshot from bytes? */
 #define _GNU_SOURCE
-#include "bench.h"
+#include "bench/bench.h"
 #include "memsnap.h"
-#include "peers.h"
+#include "bench/peers.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -56,7 +56,8 @@ static void library_zeroed(void *o)
 {
     struct subject *s = o;
 
-    bench_result(memsnap_snapshot_new_zeroed(s->size, 0, &s->snapshot), "memsnap_snapshot_new_zeroed");
+    bench_result(memsnap_snapshot_new_zeroed(s->size, 0, &s->snapshot),
+                 "memsnap_snapshot_new_zeroed");
     library_free(o);
 }
 
@@ -106,11 +107,11 @@ static void copy_both(void *o)
     copy_free(o);
 }
 
-#define SIDES(name, against_crate, against_copy)                                                       \
-    static const struct bench_side name[] = {                                                          \
-        { "library", setup, warm, library_create, library_free, free, 0 },                             \
-        { "crate", setup, warm, crate_create, crate_free, free, against_crate },                       \
-        { "malloc + memcpy", setup, warm, copy_create, copy_free, free, against_copy },                \
+#define SIDES(name, against_crate, against_copy)                                                   \
+    static const struct bench_side name[] = {                                                      \
+        {"library", setup, warm, library_create, library_free, free, 0},                           \
+        {"crate", setup, warm, crate_create, crate_free, free, against_crate},                     \
+        {"malloc + memcpy", setup, warm, copy_create, copy_free, free, against_copy},              \
     }
 
 SIDES(sides_4k, 4, 0);
@@ -119,29 +120,70 @@ SIDES(sides_64m, 4.5, 2.5);
 SIDES(sides_1g, 5, 0);
 
 static const struct bench_side both[] = {
-    { "library", setup, NULL, library_both, NULL, free, 0 },
-    { "crate", setup, NULL, crate_both, NULL, free, 0 },
-    { "malloc + memcpy", setup, NULL, copy_both, NULL, free, 0 },
+    {"library", setup, NULL, library_both, NULL, free, 0},
+    {"crate", setup, NULL, crate_both, NULL, free, 0},
+    {"malloc + memcpy", setup, NULL, copy_both, NULL, free, 0},
 };
 
 static const struct bench_side zeroed[] = {
-    { "library", setup, NULL, library_zeroed, NULL, free, 0 },
-    { "crate", setup, NULL, crate_zeroed, NULL, free, 0 },
+    {"library", setup, NULL, library_zeroed, NULL, free, 0},
+    {"crate", setup, NULL, crate_zeroed, NULL, free, 0},
 };
 
 int main(int argc, char **argv)
 {
     static const struct bench_case cases[] = {
-        { .name = "create 4 KiB", .size = 4 * KIB, .seconds = 0.3, .warmup = 50, .sides = sides_4k, .n_sides = 3 },
-        { .name = "create 64 KiB", .size = 64 * KIB, .seconds = 0.5, .warmup = 20, .sides = sides_64k, .n_sides = 3 },
-        { .name = "create 1 MiB", .size = MIB, .seconds = 0.7, .warmup = 5, .sides = sides_64k, .n_sides = 3 },
-        { .name = "create 64 MiB", .size = 64 * MIB, .seconds = 2.5, .warmup = 1, .sides = sides_64m, .n_sides = 3 },
-        { .name = "create 1 GiB", .size = GIB, .seconds = 8, .warmup = 1, .sides = sides_1g, .n_sides = 3 },
-        { .name = "create + free 4 KiB", .size = 4 * KIB, .seconds = 0.3, .sides = both, .n_sides = 3 },
-        { .name = "create + free 64 KiB", .size = 64 * KIB, .seconds = 0.5, .sides = both, .n_sides = 3 },
-        { .name = "create + free 1 MiB", .size = MIB, .seconds = 0.7, .sides = both, .n_sides = 3 },
-        { .name = "create + free 64 MiB", .size = 64 * MIB, .seconds = 2, .sides = both, .n_sides = 3 },
-        { .name = "create + free 1 GiB of zeros", .size = GIB, .seconds = 0.2, .sides = zeroed, .n_sides = 2 },
+        {.name = "create 4 KiB",
+         .size = 4 * KIB,
+         .seconds = 0.3,
+         .warmup = 50,
+         .sides = sides_4k,
+         .n_sides = 3},
+        {.name = "create 64 KiB",
+         .size = 64 * KIB,
+         .seconds = 0.5,
+         .warmup = 20,
+         .sides = sides_64k,
+         .n_sides = 3},
+        {.name = "create 1 MiB",
+         .size = MIB,
+         .seconds = 0.7,
+         .warmup = 5,
+         .sides = sides_64k,
+         .n_sides = 3},
+        {.name = "create 64 MiB",
+         .size = 64 * MIB,
+         .seconds = 2.5,
+         .warmup = 1,
+         .sides = sides_64m,
+         .n_sides = 3},
+        {.name = "create 1 GiB",
+         .size = GIB,
+         .seconds = 8,
+         .warmup = 1,
+         .sides = sides_1g,
+         .n_sides = 3},
+        {.name = "create + free 4 KiB",
+         .size = 4 * KIB,
+         .seconds = 0.3,
+         .sides = both,
+         .n_sides = 3},
+        {.name = "create + free 64 KiB",
+         .size = 64 * KIB,
+         .seconds = 0.5,
+         .sides = both,
+         .n_sides = 3},
+        {.name = "create + free 1 MiB", .size = MIB, .seconds = 0.7, .sides = both, .n_sides = 3},
+        {.name = "create + free 64 MiB",
+         .size = 64 * MIB,
+         .seconds = 2,
+         .sides = both,
+         .n_sides = 3},
+        {.name = "create + free 1 GiB of zeros",
+         .size = GIB,
+         .seconds = 0.2,
+         .sides = zeroed,
+         .n_sides = 2},
     };
 
     bench_begin(argc, argv, "create");

@@ -1,8 +1,8 @@
 /* memory.c - what do 64 children of one snapshot hold, when 16 pages were changed in each? */
 #define _GNU_SOURCE
-#include "bench.h"
+#include "bench/bench.h"
 #include "memsnap.h"
-#include "peers.h"
+#include "bench/peers.h"
 
 #include <dirent.h>
 #include <fcntl.h>
@@ -17,12 +17,13 @@ enum { CHILDREN = 64, CHANGED = 16 };
 
 #define SIZE (256 * MIB)
 
-struct held {           /* KiB, but for the descriptors */
-    double objects;     /* memory of the memfds this process has open */
-    double shared;      /* all shared memory of the machine: also what no descriptor leads to any more */
-    double private;     /* private pages, the allocator's heap included */
-    double tables;      /* page tables */
-    double heap;        /* of the private pages, what malloc has handed out */
+struct held {       /* KiB, but for the descriptors */
+    double objects; /* memory of the memfds this process has open */
+    /* all shared memory of the machine: also what no descriptor leads to any more */
+    double shared;
+    double private; /* private pages, the allocator's heap included */
+    double tables;  /* page tables */
+    double heap;    /* of the private pages, what malloc has handed out */
     double descriptors;
 };
 
@@ -72,7 +73,7 @@ static void count_descriptors(struct held *h)
 
 static struct held held(void)
 {
-    struct held h = { 0 };
+    struct held h = {0};
 
     malloc_trim(0);
     h.private = field("/proc/self/smaps_rollup", "Anonymous: %zu");
@@ -102,8 +103,13 @@ static void change(char *at, size_t child)
 
 static void report(const char *name, const char *peer, double ours, double theirs, double target)
 {
-    struct bench_row row = { .name = name, .peer = peer, .ours = ours, .theirs = theirs, .target = target,
-                             .faults = { -1, -1 }, .calls = { -1, -1 } };
+    struct bench_row row = {.name = name,
+                            .peer = peer,
+                            .ours = ours,
+                            .theirs = theirs,
+                            .target = target,
+                            .faults = {-1, -1},
+                            .calls = {-1, -1}};
 
     bench_report(&row);
 }
@@ -140,7 +146,8 @@ int main(int argc, char **argv)
     for (size_t i = 0; i < CHILDREN; i++) {
         bench_result(memsnap_snapshot_view(base, 0, &views[i]), "memsnap_snapshot_view");
         change(memsnap_view_data(views[i]), i);
-        bench_result(memsnap_view_take_snapshot(views[i], 0, &children[i]), "memsnap_view_take_snapshot");
+        bench_result(memsnap_view_take_snapshot(views[i], 0, &children[i]),
+                     "memsnap_view_take_snapshot");
         memsnap_view_unref(views[i]);
     }
     taken = held();
@@ -156,9 +163,11 @@ int main(int argc, char **argv)
     memsnap_snapshot_unref(base);
     report(name, "full copies (one x 64)", total(&before, &taken), CHILDREN * copy, 1000);
     report(name, "the changed pages alone", total(&before, &taken), changed, 0);
-    report("... of it, handed out by malloc (KiB)", "the changed pages alone", taken.heap - before.heap, changed, 0);
-    report("... and a view of each open, all read (KiB)", "full copies (one x 64)", total(&before, &opened),
-           CHILDREN * copy, 0);
-    report("... descriptors for them", "one each", taken.descriptors - before.descriptors, CHILDREN, 0);
+    report("... of it, handed out by malloc (KiB)", "the changed pages alone",
+           taken.heap - before.heap, changed, 0);
+    report("... and a view of each open, all read (KiB)", "full copies (one x 64)",
+           total(&before, &opened), CHILDREN * copy, 0);
+    report("... descriptors for them", "one each", taken.descriptors - before.descriptors, CHILDREN,
+           0);
     return bench_end();
 }

@@ -1,7 +1,7 @@
 /* open.c - what does it cost to open a view, use it a little, and close it? */
-#include "bench.h"
+#include "bench/bench.h"
 #include "memsnap.h"
-#include "peers.h"
+#include "bench/peers.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -10,9 +10,9 @@
 /* What a case asks of its sides. */
 struct how {
     bool recycling;
-    bool anywhere;      /* writes a random page, not one of the same four */
-    bool all;           /* writes every page */
-    unsigned flags;     /* of the view */
+    bool anywhere;  /* writes a random page, not one of the same four */
+    bool all;       /* writes every page */
+    unsigned flags; /* of the view */
 };
 
 struct subject {
@@ -44,7 +44,8 @@ static void *library_setup(const struct bench_case *c)
 
     bench_result(memsnap_snapshot_new(s->bytes, s->size, 0, &s->snapshot), "memsnap_snapshot_new");
     if (!s->how->recycling)
-        bench_result(memsnap_snapshot_set_recycling(s->snapshot, 0), "memsnap_snapshot_set_recycling");
+        bench_result(memsnap_snapshot_set_recycling(s->snapshot, 0),
+                     "memsnap_snapshot_set_recycling");
     return s;
 }
 
@@ -86,7 +87,8 @@ static void library_open(void *o)
 {
     struct subject *s = o;
 
-    bench_result(memsnap_snapshot_view(s->snapshot, s->how->flags, &s->view), "memsnap_snapshot_view");
+    bench_result(memsnap_snapshot_view(s->snapshot, s->how->flags, &s->view),
+                 "memsnap_snapshot_view");
 }
 
 static void library_close(void *o)
@@ -136,27 +138,29 @@ static void copy_write(void *o)
     free(at);
 }
 
-static const struct how recycled = { .recycling = true }, fresh = { .recycling = false },
-                        anywhere = { .recycling = true, .anywhere = true }, all = { .recycling = true, .all = true },
-                        fresh_all = { .all = true }, copied_all = { .all = true, .flags = MEMSNAP_VIEW_COPY },
-                        prefault = { .flags = MEMSNAP_VIEW_PREFAULT };
+static const struct how recycled = {.recycling = true}, fresh = {.recycling = false},
+                        anywhere = {.recycling = true, .anywhere = true},
+                        all = {.recycling = true, .all = true}, fresh_all = {.all = true},
+                        copied_all = {.all = true, .flags = MEMSNAP_VIEW_COPY},
+                        prefault = {.flags = MEMSNAP_VIEW_PREFAULT};
 
-#define SIDES(name, target)                                                                  \
-    static const struct bench_side name[] = {                                                \
-        { "library", library_setup, NULL, library_write, NULL, teardown, 0 },                \
-        { "mmap + munmap", store_setup, NULL, map_write, NULL, teardown, target },           \
-        { "malloc + memcpy", copy_setup, NULL, copy_write, NULL, teardown, 0 },              \
+#define SIDES(name, target)                                                                        \
+    static const struct bench_side name[] = {                                                      \
+        {"library", library_setup, NULL, library_write, NULL, teardown, 0},                        \
+        {"mmap + munmap", store_setup, NULL, map_write, NULL, teardown, target},                   \
+        {"malloc + memcpy", copy_setup, NULL, copy_write, NULL, teardown, 0},                      \
     }
 
 SIDES(write_one, 6);
 SIDES(write_free, 0);
 
 static const struct bench_side untouched[] = {
-    { "library", library_setup, NULL, library_untouched, NULL, teardown, 0 },
-    { "mmap + munmap", store_setup, NULL, map_untouched, NULL, teardown, 0.7 },
+    {"library", library_setup, NULL, library_untouched, NULL, teardown, 0},
+    {"mmap + munmap", store_setup, NULL, map_untouched, NULL, teardown, 0.7},
 };
 
-/* ---- opening a child, against opening its parent: the pages that the child changed may cost a little each ---- */
+/* ---- opening a child, against opening its parent: the pages that the child changed may cost a
+ * little each ---- */
 
 static void *parent_setup(const struct bench_case *c)
 {
@@ -192,11 +196,14 @@ static double timed_open(struct subject *s)
 static void open_child(const char *name, size_t pages)
 {
     enum { REPETITIONS = 201 };
-    struct bench_case c = { .name = name, .size = 64 * MIB, .pages = pages, .how = &fresh };
-    struct bench_side sides[2] = { { .setup = child_setup, .op = library_open, .after = library_close },
-                                   { .setup = parent_setup, .op = library_open, .after = library_close } };
-    struct bench_row row = { .name = name, .peer = "opening its parent", .kind = BENCH_EXTRA,
-                             .target = 10 + 4.0 * (double)pages };
+    struct bench_case c = {.name = name, .size = 64 * MIB, .pages = pages, .how = &fresh};
+    struct bench_side sides[2] =
+        {{.setup = child_setup, .op = library_open, .after = library_close},
+         {.setup = parent_setup, .op = library_open, .after = library_close}};
+    struct bench_row row = {.name = name,
+                            .peer = "opening its parent",
+                            .kind = BENCH_EXTRA,
+                            .target = 10 + 4.0 * (double)pages};
     double ours[REPETITIONS], theirs[REPETITIONS];
     struct subject *child, *parent;
     long faults;
@@ -224,8 +231,11 @@ static void open_child(const char *name, size_t pages)
     bench_report(&row);
 }
 
-#define CASE(text, bytes, what, time, warm_up, s, how_many)                                                          \
-    { .name = text, .size = bytes, .how = &what, .seconds = time, .warmup = warm_up, .sides = s, .n_sides = how_many }
+#define CASE(text, bytes, what, time, warm_up, s, how_many)                                        \
+    {                                                                                              \
+        .name = text, .size = bytes, .how = &what, .seconds = time, .warmup = warm_up, .sides = s, \
+        .n_sides = how_many                                                                        \
+    }
 
 int main(int argc, char **argv)
 {

@@ -1,6 +1,7 @@
-/* pause.c - how long does a writer of 1 GiB stand still when a snapshot of it is taken? Servers use fork() for that. */
+/* pause.c - how long does a writer of 1 GiB stand still when a snapshot of it is taken? Servers
+ * use fork() for that. */
 #define _GNU_SOURCE
-#include "bench.h"
+#include "bench/bench.h"
 #include "memsnap.h"
 
 #include <stdio.h>
@@ -26,7 +27,7 @@ static void change_some(char *at)
         ((volatile char *)at)[bench_random(&state) % (SIZE / bench_page()) * bench_page() + 8]++;
 }
 
-/* ---- the library: a mutable view that stays open ---- */
+/* ---- the library: a mutable view that stays open --------------------------------------------- */
 
 static double take(memsnap_view *view, memsnap_snapshot **out, double *faults)
 {
@@ -45,9 +46,11 @@ static void library_round(struct pauses *p, int round, bool zeroed, unsigned fla
     memsnap_view *view;
 
     if (zeroed)
-        bench_result(memsnap_snapshot_new_zeroed(SIZE, 0, &snapshot), "memsnap_snapshot_new_zeroed");
+        bench_result(memsnap_snapshot_new_zeroed(SIZE, 0, &snapshot),
+                     "memsnap_snapshot_new_zeroed");
     else
-        bench_result(memsnap_snapshot_new(bench_source(SIZE), SIZE, 0, &snapshot), "memsnap_snapshot_new");
+        bench_result(memsnap_snapshot_new(bench_source(SIZE), SIZE, 0, &snapshot),
+                     "memsnap_snapshot_new");
     bench_result(memsnap_snapshot_view_mut(snapshot, flags, &view), "memsnap_snapshot_view_mut");
     bench_touch(memsnap_view_data(view), SIZE);
     p->first[round] = take(view, &taken, &p->faults_first);
@@ -74,7 +77,7 @@ static bool tracking_works(void)
     return r == 0;
 }
 
-/* ---- fork: the parent's pause; the child is gone before the next ---- */
+/* ---- fork: the parent's pause; the child is gone before the next ----------------------------- */
 
 static double timed_fork(double *faults)
 {
@@ -106,11 +109,16 @@ static void fork_round(struct pauses *p, int round, bool huge)
     munmap(at, SIZE);
 }
 
-static void report(const char *name, const char *peer, double ours, double theirs, double faults, double their_faults,
-                   double target)
+static void report(const char *name, const char *peer, double ours, double theirs, double faults,
+                   double their_faults, double target)
 {
-    struct bench_row row = { .name = name, .peer = peer, .ours = ours, .theirs = theirs, .target = target,
-                             .faults = { faults, their_faults }, .calls = { -1, -1 } };
+    struct bench_row row = {.name = name,
+                            .peer = peer,
+                            .ours = ours,
+                            .theirs = theirs,
+                            .target = target,
+                            .faults = {faults, their_faults},
+                            .calls = {-1, -1}};
 
     bench_report(&row);
 }
@@ -118,10 +126,11 @@ static void report(const char *name, const char *peer, double ours, double their
 static void report_all(const char *first, const char *later, const char *peer, struct pauses *ours,
                        struct pauses *theirs, bool targeted)
 {
-    report(first, peer, bench_median(ours->first, ROUNDS), bench_median(theirs->first, ROUNDS), ours->faults_first,
-           theirs->faults_first, targeted ? 25 : 0);
-    report(later, peer, bench_median(ours->later, ours->n_later), bench_median(theirs->later, theirs->n_later),
-           ours->faults_later, theirs->faults_later, targeted ? 5 : 0);
+    report(first, peer, bench_median(ours->first, ROUNDS), bench_median(theirs->first, ROUNDS),
+           ours->faults_first, theirs->faults_first, targeted ? 25 : 0);
+    report(later, peer, bench_median(ours->later, ours->n_later),
+           bench_median(theirs->later, theirs->n_later), ours->faults_later, theirs->faults_later,
+           targeted ? 5 : 0);
 }
 
 int main(int argc, char **argv)
@@ -143,14 +152,15 @@ int main(int argc, char **argv)
             fork_round(&small, i, false);
             fork_round(&huge, i, true);
         }
-        report_all("pause, first, 1 GiB writer", "pause, later, 1 GiB writer", "fork", &bytes, &small, true);
+        report_all("pause, first, 1 GiB writer", "pause, later, 1 GiB writer", "fork", &bytes,
+                   &small, true);
         if (can_track)
-            report_all("pause, first, 1 GiB tracked writer", "pause, later, 1 GiB tracked writer", "fork", &tracked, &small,
-                       true);
-        report_all("pause, first, 1 GiB zeroed writer", "pause, later, 1 GiB zeroed writer", "fork", &zeroed, &small,
-                   false);
-        report_all("pause, first, 1 GiB writer", "pause, later, 1 GiB writer", "fork (huge pages)", &bytes, &huge,
-                   false);
+            report_all("pause, first, 1 GiB tracked writer", "pause, later, 1 GiB tracked writer",
+                       "fork", &tracked, &small, true);
+        report_all("pause, first, 1 GiB zeroed writer", "pause, later, 1 GiB zeroed writer", "fork",
+                   &zeroed, &small, false);
+        report_all("pause, first, 1 GiB writer", "pause, later, 1 GiB writer", "fork (huge pages)",
+                   &bytes, &huge, false);
     }
     return bench_end();
 }

@@ -1,8 +1,8 @@
 /* peers.c - what users do without the library. */
 #define _GNU_SOURCE
-#include "peers.h"
+#include "bench/peers.h"
 
-#include "bench.h"
+#include "bench/bench.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -33,7 +33,8 @@ char *crate_view(int fd, size_t size)
 
 void crate_restore(int fd, char *view, size_t size)
 {
-    char *at = mmap(view, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_NORESERVE | MAP_FIXED, fd, 0);
+    char *at =
+        mmap(view, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_NORESERVE | MAP_FIXED, fd, 0);
 
     bench_check(at == view, "mmap");
 }
@@ -57,12 +58,12 @@ struct region {
     uint64_t start, end, categories;
 };
 
-struct scan {
+struct candidate_scan {
     uint64_t size, flags, start, end, walk_end, regions, regions_len, max_pages;
     uint64_t inverted, mask, any, returned;
 };
 
-#define SCAN _IOWR('f', 16, struct scan)
+#define SCAN _IOWR('f', 16, struct candidate_scan)
 
 enum { FILE_BACKED = 1 << 2, PRESENT = 1 << 3, SWAPPED = 1 << 4, REGIONS = 512 };
 
@@ -82,9 +83,15 @@ static int pagemap(void)
 
 static int scan(uintptr_t *start, uintptr_t end, struct region *regions)
 {
-    struct scan s = { .size = sizeof s, .start = *start, .end = end, .regions = (uintptr_t)regions,
-                      .regions_len = REGIONS, .inverted = FILE_BACKED, .mask = FILE_BACKED, .any = PRESENT | SWAPPED,
-                      .returned = PRESENT };
+    struct candidate_scan s = {.size = sizeof s,
+                               .start = *start,
+                               .end = end,
+                               .regions = (uintptr_t)regions,
+                               .regions_len = REGIONS,
+                               .inverted = FILE_BACKED,
+                               .mask = FILE_BACKED,
+                               .any = PRESENT | SWAPPED,
+                               .returned = PRESENT};
     int n = ioctl(pagemap(), SCAN, &s);
 
     *start = (uintptr_t)s.walk_end;

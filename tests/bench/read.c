@@ -1,7 +1,7 @@
 /* read.c - what does the first read of every page of a fresh view cost? */
-#include "bench.h"
+#include "bench/bench.h"
 #include "memsnap.h"
-#include "peers.h"
+#include "bench/peers.h"
 
 #include <stdlib.h>
 #include <unistd.h>
@@ -20,7 +20,8 @@ static void *library_setup(const struct bench_case *c)
 
     bench_check(s != NULL, "calloc");
     s->size = c->size;
-    bench_result(memsnap_snapshot_new(bench_source(c->size), c->size, 0, &s->snapshot), "memsnap_snapshot_new");
+    bench_result(memsnap_snapshot_new(bench_source(c->size), c->size, 0, &s->snapshot),
+                 "memsnap_snapshot_new");
     bench_result(memsnap_snapshot_set_recycling(s->snapshot, 0), "memsnap_snapshot_set_recycling");
     return s;
 }
@@ -81,10 +82,11 @@ static void read_all(void *o)
     bench_read(s->at, s->size);
 }
 
-#define SIDES(name, target)                                                                                  \
-    static const struct bench_side name[] = {                                                                \
-        { "library", library_setup, library_open, read_all, library_close, library_teardown, 0 },            \
-        { "small-page mapping", small_setup, small_open, read_all, small_close, small_teardown, target },    \
+#define SIDES(name, target)                                                                        \
+    static const struct bench_side name[] = {                                                      \
+        {"library", library_setup, library_open, read_all, library_close, library_teardown, 0},    \
+        {"small-page mapping", small_setup, small_open, read_all, small_close, small_teardown,     \
+         target},                                                                                  \
     }
 
 SIDES(sides_1m, 0);
@@ -94,9 +96,24 @@ SIDES(sides_1g, 15);
 int main(int argc, char **argv)
 {
     static const struct bench_case cases[] = {
-        { .name = "first read 1 MiB", .size = MIB, .seconds = 0.3, .warmup = 2, .sides = sides_1m, .n_sides = 2 },
-        { .name = "first read 64 MiB", .size = 64 * MIB, .seconds = 1, .warmup = 2, .sides = sides_64m, .n_sides = 2 },
-        { .name = "first read 1 GiB", .size = GIB, .seconds = 3, .warmup = 1, .sides = sides_1g, .n_sides = 2 },
+        {.name = "first read 1 MiB",
+         .size = MIB,
+         .seconds = 0.3,
+         .warmup = 2,
+         .sides = sides_1m,
+         .n_sides = 2},
+        {.name = "first read 64 MiB",
+         .size = 64 * MIB,
+         .seconds = 1,
+         .warmup = 2,
+         .sides = sides_64m,
+         .n_sides = 2},
+        {.name = "first read 1 GiB",
+         .size = GIB,
+         .seconds = 3,
+         .warmup = 1,
+         .sides = sides_1g,
+         .n_sides = 2},
     };
 
     bench_begin(argc, argv, "read");

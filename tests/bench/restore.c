@@ -1,8 +1,8 @@
 /* restore.c - what does it cost to change a view and put it back, over and over? */
 #define _GNU_SOURCE
-#include "bench.h"
+#include "bench/bench.h"
 #include "memsnap.h"
-#include "peers.h"
+#include "bench/peers.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -10,15 +10,15 @@
 #include <unistd.h>
 
 enum set {
-    STABLE,             /* the same pages each time */
-    RANDOM,             /* other random pages each time */
-    MOSTLY              /* nine in ten from the same few, one anywhere */
+    STABLE, /* the same pages each time */
+    RANDOM, /* other random pages each time */
+    MOSTLY  /* nine in ten from the same few, one anywhere */
 };
 
 struct how {
     enum set set;
-    size_t read;        /* pages only read, spread over the view */
-    bool between;       /* restore to the other of two snapshots, in turn */
+    size_t read;  /* pages only read, spread over the view */
+    bool between; /* restore to the other of two snapshots, in turn */
 };
 
 struct subject {
@@ -33,7 +33,7 @@ struct subject {
     unsigned turn;
 };
 
-/* ---- the work done on a view ---- */
+/* ---- the work done on a view ----------------------------------------------------------------- */
 
 static size_t next_page(struct subject *s, size_t i)
 {
@@ -83,18 +83,20 @@ static void differ(char *at, size_t pages)
         at[(bench_spread(i, pages) ^ 1) * bench_page() + 128]++;
 }
 
-/* ---- the library ---- */
+/* ---- the library ----------------------------------------------------------------------------- */
 
 static void *library_setup(const struct bench_case *c)
 {
     struct subject *s = subject(c);
 
-    bench_result(memsnap_snapshot_new(s->pristine, s->size, 0, &s->snapshots[0]), "memsnap_snapshot_new");
+    bench_result(memsnap_snapshot_new(s->pristine, s->size, 0, &s->snapshots[0]),
+                 "memsnap_snapshot_new");
     bench_result(memsnap_snapshot_view(s->snapshots[0], 0, &s->view), "memsnap_snapshot_view");
     s->at = memsnap_view_data(s->view);
     if (s->how->between) {
         differ(s->at, s->pages);
-        bench_result(memsnap_view_take_snapshot(s->view, 0, &s->snapshots[1]), "memsnap_view_take_snapshot");
+        bench_result(memsnap_view_take_snapshot(s->view, 0, &s->snapshots[1]),
+                     "memsnap_view_take_snapshot");
     }
     return s;
 }
@@ -104,7 +106,8 @@ static void library_restore(void *o)
     struct subject *s = o;
 
     if (s->how->between)
-        bench_result(memsnap_view_restore_to(s->view, s->snapshots[++s->turn % 2]), "memsnap_view_restore_to");
+        bench_result(memsnap_view_restore_to(s->view, s->snapshots[++s->turn % 2]),
+                     "memsnap_view_restore_to");
     else
         bench_result(memsnap_view_restore(s->view), "memsnap_view_restore");
 }
@@ -127,7 +130,7 @@ static void library_teardown(void *o)
     free(s);
 }
 
-/* ---- peers ---- */
+/* ---- peers ----------------------------------------------------------------------------------- */
 
 static void *map_setup(const struct bench_case *c)
 {
@@ -206,7 +209,7 @@ static void plain_cycle(void *o)
     memcpy(s->at, s->pristine, s->size);
 }
 
-/* ---- a view that was read all over ---- */
+/* ---- a view that was read all over ----------------------------------------------------------- */
 
 static void read_and_work(void *o)
 {
@@ -216,39 +219,59 @@ static void read_and_work(void *o)
     work(s);
 }
 
-#define LIBRARY { "library", library_setup, NULL, library_cycle, NULL, library_teardown, 0 }
-#define REMAP(target) { "remap", map_setup, NULL, remap_cycle, NULL, map_teardown, target }
-#define DONTNEED { "MADV_DONTNEED", map_setup, NULL, dontneed_cycle, NULL, map_teardown, 0 }
-#define PLAIN { "memcpy of all", plain_setup, NULL, plain_cycle, NULL, plain_teardown, 0 }
-#define COPYING { "copy always", map_setup, NULL, copying_cycle, NULL, map_teardown, 0 }
+#define LIBRARY                                                                                    \
+    {                                                                                              \
+        "library", library_setup, NULL, library_cycle, NULL, library_teardown, 0                   \
+    }
+#define REMAP(target)                                                                              \
+    {                                                                                              \
+        "remap", map_setup, NULL, remap_cycle, NULL, map_teardown, target                          \
+    }
+#define DONTNEED                                                                                   \
+    {                                                                                              \
+        "MADV_DONTNEED", map_setup, NULL, dontneed_cycle, NULL, map_teardown, 0                    \
+    }
+#define PLAIN                                                                                      \
+    {                                                                                              \
+        "memcpy of all", plain_setup, NULL, plain_cycle, NULL, plain_teardown, 0                   \
+    }
+#define COPYING                                                                                    \
+    {                                                                                              \
+        "copy always", map_setup, NULL, copying_cycle, NULL, map_teardown, 0                       \
+    }
 
-static const struct bench_side cycle_4k[] = { LIBRARY, REMAP(0), PLAIN };
-static const struct bench_side cycle_64k[] = { LIBRARY, REMAP(15), DONTNEED, PLAIN };
-static const struct bench_side cycle_1m[] = { LIBRARY, REMAP(9), DONTNEED, PLAIN };
-static const struct bench_side cycle_64m[] = { LIBRARY, REMAP(6), DONTNEED };
-static const struct bench_side many_64m[] = { LIBRARY, REMAP(7), DONTNEED };
-static const struct bench_side many_1g[] = { LIBRARY, REMAP(4), DONTNEED };
-static const struct bench_side in_turn[] = { LIBRARY, REMAP(6) };
-static const struct bench_side wandering[] = { LIBRARY, REMAP(0.95) };
-static const struct bench_side sweep[] = { LIBRARY, REMAP(0), DONTNEED };
-static const struct bench_side working_set[] = { LIBRARY, REMAP(0.95), COPYING };
+static const struct bench_side cycle_4k[] = {LIBRARY, REMAP(0), PLAIN};
+static const struct bench_side cycle_64k[] = {LIBRARY, REMAP(15), DONTNEED, PLAIN};
+static const struct bench_side cycle_1m[] = {LIBRARY, REMAP(9), DONTNEED, PLAIN};
+static const struct bench_side cycle_64m[] = {LIBRARY, REMAP(6), DONTNEED};
+static const struct bench_side many_64m[] = {LIBRARY, REMAP(7), DONTNEED};
+static const struct bench_side many_1g[] = {LIBRARY, REMAP(4), DONTNEED};
+static const struct bench_side in_turn[] = {LIBRARY, REMAP(6)};
+static const struct bench_side wandering[] = {LIBRARY, REMAP(0.95)};
+static const struct bench_side sweep[] = {LIBRARY, REMAP(0), DONTNEED};
+static const struct bench_side working_set[] = {LIBRARY, REMAP(0.95), COPYING};
 static const struct bench_side fully_read[] = {
-    { "library", library_setup, read_and_work, library_restore, NULL, library_teardown, 0 },
-    { "remap", map_setup, read_and_work, remap, NULL, map_teardown, 2 },
+    {"library", library_setup, read_and_work, library_restore, NULL, library_teardown, 0},
+    {"remap", map_setup, read_and_work, remap, NULL, map_teardown, 2},
 };
 
-static const struct how stable = { STABLE, 64, false }, other = { RANDOM, 64, false }, alternate = { STABLE, 64, true },
-                        stable_set = { STABLE, 0, false }, random_set = { RANDOM, 0, false },
-                        mostly_set = { MOSTLY, 0, false };
+static const struct how stable = {STABLE, 64, false}, other = {RANDOM, 64, false},
+                        alternate = {STABLE, 64, true}, stable_set = {STABLE, 0, false},
+                        random_set = {RANDOM, 0, false}, mostly_set = {MOSTLY, 0, false};
 
-#define CASE(text, bytes, n, what, time, s)                                                                            \
-    { .name = text, .size = bytes, .pages = n, .how = &what, .seconds = time, .warmup = 5, .sides = s,                 \
-      .n_sides = sizeof s / sizeof *s }
-/* Enough cycles first for a strategy to show where it ends, and so many in one timing that its rare expensive ones are
- * in it. */
-#define SET(text, n, what, time, cycles)                                                                               \
-    { .name = text, .size = 64 * MIB, .pages = n, .how = &what, .seconds = time, .warmup = n > 100 ? 40 : 300,        \
-      .batch = cycles, .best = true, .sides = working_set, .n_sides = 3 }
+#define CASE(text, bytes, n, what, time, s)                                                        \
+    {                                                                                              \
+        .name = text, .size = bytes, .pages = n, .how = &what, .seconds = time, .warmup = 5,       \
+        .sides = s, .n_sides = sizeof s / sizeof *s                                                \
+    }
+/* Enough cycles first for a strategy to show where it ends, and so many in one timing that its
+ * rare expensive ones are in it. */
+#define SET(text, n, what, time, cycles)                                                           \
+    {                                                                                              \
+        .name = text, .size = 64 * MIB, .pages = n, .how = &what, .seconds = time,                 \
+        .warmup = n > 100 ? 40 : 300, .batch = cycles, .best = true, .sides = working_set,         \
+        .n_sides = 3                                                                               \
+    }
 
 static const struct bench_case cycles[] = {
     CASE("restore cycle, 1 page of 4 KiB", 4 * KIB, 1, stable, 0.3, cycle_4k),
@@ -259,10 +282,24 @@ static const struct bench_case cycles[] = {
     CASE("restore cycle, 4096 pages of 1 GiB", GIB, 4096, stable, 3, many_1g),
     CASE("restore of a fully read view, 16 of 64 MiB", 64 * MIB, 16, stable, 1.5, fully_read),
     CASE("restore_to in turn, 16 pages of 64 MiB", 64 * MIB, 16, alternate, 0.7, in_turn),
-    { .name = "restore cycle, 16 other pages of 64 MiB", .size = 64 * MIB, .pages = 16, .how = &other, .seconds = 1,
-      .warmup = 500, .batch = 64, .sides = wandering, .n_sides = 2 },
-    { .name = "restore cycle, 1024 other pages of 64 MiB", .size = 64 * MIB, .pages = 1024, .how = &other,
-      .seconds = 2.5, .warmup = 40, .batch = 16, .sides = wandering, .n_sides = 2 },
+    {.name = "restore cycle, 16 other pages of 64 MiB",
+     .size = 64 * MIB,
+     .pages = 16,
+     .how = &other,
+     .seconds = 1,
+     .warmup = 500,
+     .batch = 64,
+     .sides = wandering,
+     .n_sides = 2},
+    {.name = "restore cycle, 1024 other pages of 64 MiB",
+     .size = 64 * MIB,
+     .pages = 1024,
+     .how = &other,
+     .seconds = 2.5,
+     .warmup = 40,
+     .batch = 16,
+     .sides = wandering,
+     .n_sides = 2},
 };
 
 static const struct bench_case sets[] = {
@@ -292,7 +329,8 @@ int main(int argc, char **argv)
     for (size_t i = 0; i < sizeof cycles / sizeof *cycles; i++)
         bench_run(&cycles[i]);
     if (!scan_available())
-        fprintf(stderr, "restore: no PAGEMAP_SCAN here: working sets are not compared with copying\n");
+        fprintf(stderr,
+                "restore: no PAGEMAP_SCAN here: working sets are not compared with copying\n");
     else
         for (size_t i = 0; i < sizeof sets / sizeof *sets; i++)
             bench_run(&sets[i]);

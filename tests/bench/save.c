@@ -1,10 +1,11 @@
-/* save.c - what does it cost to write an image to a file, or what changed in it, and to get it back?
+/* save.c - what does it cost to write an image to a file, or what changed in it, and to get it
+ * back?
  *
- * Files are in TMPDIR (/var/tmp), for all sides alike; what is read is in the page cache. A file that is written is new
- * each time. cp and dd are started as processes, which takes them about a millisecond, and
- * whose system calls are not counted. */
+ * Files are in TMPDIR (/var/tmp), for all sides alike; what is read is in the page cache. A file
+ * that is written is new each time. cp and dd are started as processes, which takes them about a
+ * millisecond, and whose system calls are not counted. */
 #define _GNU_SOURCE
-#include "bench.h"
+#include "bench/bench.h"
 #include "memsnap.h"
 
 #include <errno.h>
@@ -24,12 +25,12 @@ enum { CHANGED = 16 };
 
 /* What a case is about. */
 struct how {
-    bool holes;                 /* every other MiB is zero */
-    unsigned flags;             /* of saving */
+    bool holes;     /* every other MiB is zero */
+    unsigned flags; /* of saving */
 };
 
-static const struct how plain = { false, MEMSNAP_SAVE_NOSYNC }, holes = { true, MEMSNAP_SAVE_NOSYNC },
-                        synced = { false, 0 };
+static const struct how plain = {false, MEMSNAP_SAVE_NOSYNC}, holes = {true, MEMSNAP_SAVE_NOSYNC},
+                        synced = {false, 0};
 
 struct subject {
     const struct how *how;
@@ -39,7 +40,7 @@ struct subject {
     char *copy;
 };
 
-/* ---- files ---- */
+/* ---- files ----------------------------------------------------------------------------------- */
 
 static const char *directory(void)
 {
@@ -99,13 +100,14 @@ static void remove_output(void *o)
     unlink(((struct subject *)o)->to);
 }
 
-/* ---- saving ---- */
+/* ---- saving ---------------------------------------------------------------------------------- */
 
 static void *library_setup(const struct bench_case *c)
 {
     struct subject *s = setup(c);
 
-    bench_result(memsnap_snapshot_new_from_file(s->from, 0, &s->snapshot), "memsnap_snapshot_new_from_file");
+    bench_result(memsnap_snapshot_new_from_file(s->from, 0, &s->snapshot),
+                 "memsnap_snapshot_new_from_file");
     return s;
 }
 
@@ -119,7 +121,8 @@ static void library_save(void *o)
 static void run(const char *const *argv)
 {
     pid_t pid;
-    int status, e = posix_spawnp(&pid, argv[0], NULL, NULL, (char *const *)(uintptr_t)argv, environ);
+    int status,
+        e = posix_spawnp(&pid, argv[0], NULL, NULL, (char *const *)(uintptr_t)argv, environ);
 
     errno = e;
     bench_check(e == 0, argv[0]);
@@ -138,7 +141,7 @@ static void cp_save(void *o)
 {
     struct subject *s = o;
 
-    run((const char *const[]){ "cp", "--sparse=always", s->from, s->to, NULL });
+    run((const char *const[]){"cp", "--sparse=always", s->from, s->to, NULL});
     if (!(s->how->flags & MEMSNAP_SAVE_NOSYNC))
         sync_output(s);
 }
@@ -151,10 +154,11 @@ static void dd_save(void *o)
 
     snprintf(in, sizeof in, "if=%s", s->from);
     snprintf(out, sizeof out, "of=%s", s->to);
-    run((const char *const[]){ "dd", in, out, "bs=1M", "status=none", sync ? "conv=sparse,fsync" : "conv=sparse", NULL });
+    run((const char *const[]){"dd", in, out, "bs=1M", "status=none",
+                              sync ? "conv=sparse,fsync" : "conv=sparse", NULL});
 }
 
-/* ---- what has changed ---- */
+/* ---- what has changed ------------------------------------------------------------------------ */
 
 static void *delta_setup(const struct bench_case *c)
 {
@@ -175,7 +179,8 @@ static void delta_save(void *o)
 {
     struct subject *s = o;
 
-    bench_result(memsnap_snapshot_save_delta(s->changed, s->snapshot, s->to, s->how->flags), "memsnap_snapshot_save_delta");
+    bench_result(memsnap_snapshot_save_delta(s->changed, s->snapshot, s->to, s->how->flags),
+                 "memsnap_snapshot_save_delta");
 }
 
 static void full_save(void *o)
@@ -198,16 +203,18 @@ static void delta_load(void *o)
 {
     struct subject *s = o;
 
-    bench_result(memsnap_snapshot_load_delta(s->snapshot, s->to, 0, &s->loaded), "memsnap_snapshot_load_delta");
+    bench_result(memsnap_snapshot_load_delta(s->snapshot, s->to, 0, &s->loaded),
+                 "memsnap_snapshot_load_delta");
 }
 
-/* ---- loading ---- */
+/* ---- loading --------------------------------------------------------------------------------- */
 
 static void load(void *o)
 {
     struct subject *s = o;
 
-    bench_result(memsnap_snapshot_new_from_file(s->from, 0, &s->loaded), "memsnap_snapshot_new_from_file");
+    bench_result(memsnap_snapshot_new_from_file(s->from, 0, &s->loaded),
+                 "memsnap_snapshot_new_from_file");
 }
 
 static void load_mapped(void *o)
@@ -215,7 +222,8 @@ static void load_mapped(void *o)
     struct subject *s = o;
     memsnap_view *view;
 
-    bench_result(memsnap_snapshot_new_from_file(s->from, MEMSNAP_FILE_MAP, &s->loaded), "memsnap_snapshot_new_from_file");
+    bench_result(memsnap_snapshot_new_from_file(s->from, MEMSNAP_FILE_MAP, &s->loaded),
+                 "memsnap_snapshot_new_from_file");
     bench_result(memsnap_snapshot_view(s->loaded, 0, &view), "memsnap_snapshot_view");
     bench_read(memsnap_view_data(view), s->size);
     memsnap_view_unref(view);
@@ -234,7 +242,7 @@ static void read_all(void *o)
     int fd = open(s->from, O_RDONLY | O_CLOEXEC);
 
     bench_check(fd >= 0 && (s->copy = malloc(s->size)) != NULL, s->from);
-    for (size_t done = 0; done < s->size; ) {
+    for (size_t done = 0; done < s->size;) {
         ssize_t n = read(fd, s->copy + done, s->size - done < 4 * MIB ? s->size - done : 4 * MIB);
         bench_check(n > 0, "read");
         done += (size_t)n;
@@ -268,10 +276,14 @@ static void warm(void *o)
 static void against_limit(const char *name, size_t size, double limit)
 {
     enum { ROUNDS = 50 };
-    const struct bench_case c = { .name = name, .size = size, .how = &plain };
+    const struct bench_case c = {.name = name, .size = size, .how = &plain};
     double times[ROUNDS];
-    struct bench_row row = { .name = name, .peer = "limit", .theirs = limit, .target = 1, .faults = { -1, -1 },
-                             .calls = { -1, -1 } };
+    struct bench_row row = {.name = name,
+                            .peer = "limit",
+                            .theirs = limit,
+                            .target = 1,
+                            .faults = {-1, -1},
+                            .calls = {-1, -1}};
 
     if (!bench_wanted(name, 3 * size) || !has_room(size))
         return;
@@ -289,32 +301,76 @@ static void against_limit(const char *name, size_t size, double limit)
 
 int main(int argc, char **argv)
 {
-    static const struct bench_side saving[] = {
-        { "library", library_setup, NULL, library_save, remove_output, teardown, 0 },
-        { "cp --sparse=always", setup, NULL, cp_save, remove_output, teardown, 0.9 },
-        { "dd bs=1M conv=sparse", setup, NULL, dd_save, remove_output, teardown, 0 },
-    }, delta[] = {
-        { "library", delta_setup, NULL, delta_save, remove_output, teardown, 0 },
-        { "saving all", delta_setup, NULL, full_save, remove_output, teardown, 100 },
-    }, delta_loading[] = {
-        { "library", loading_setup, NULL, delta_load, unload, teardown, 0 },
-        { "loading all", setup, warm, load, unload, teardown, 0 },
-        { "read into malloc", setup, warm, read_all, forget, teardown, 0 },
-    }, loading[] = {
-        { "library", setup, warm, load, unload, teardown, 0 },
-        { "read into malloc", setup, warm, read_all, forget, teardown, 0 },
-    }, mapping[] = {
-        { "library", setup, NULL, load_mapped, unload, teardown, 0 },
-        { "mmap", setup, NULL, map_all, NULL, teardown, 0 },
-    };
+    static const struct bench_side
+        saving[] =
+            {
+                {"library", library_setup, NULL, library_save, remove_output, teardown, 0},
+                {"cp --sparse=always", setup, NULL, cp_save, remove_output, teardown, 0.9},
+                {"dd bs=1M conv=sparse", setup, NULL, dd_save, remove_output, teardown, 0},
+            },
+        delta[] =
+            {
+                {"library", delta_setup, NULL, delta_save, remove_output, teardown, 0},
+                {"saving all", delta_setup, NULL, full_save, remove_output, teardown, 100},
+            },
+        delta_loading[] =
+            {
+                {"library", loading_setup, NULL, delta_load, unload, teardown, 0},
+                {"loading all", setup, warm, load, unload, teardown, 0},
+                {"read into malloc", setup, warm, read_all, forget, teardown, 0},
+            },
+        loading[] =
+            {
+                {"library", setup, warm, load, unload, teardown, 0},
+                {"read into malloc", setup, warm, read_all, forget, teardown, 0},
+            },
+        mapping[] = {
+            {"library", setup, NULL, load_mapped, unload, teardown, 0},
+            {"mmap", setup, NULL, map_all, NULL, teardown, 0},
+        };
     static const struct bench_case cases[] = {
-        { .name = "save 1 GiB", .size = GIB, .how = &plain, .seconds = 6, .sides = saving, .n_sides = 3 },
-        { .name = "save 1 GiB, half of it zero", .size = GIB, .how = &holes, .seconds = 4, .sides = saving, .n_sides = 3 },
-        { .name = "save 64 MiB, synced", .size = 64 * MIB, .how = &synced, .seconds = 3, .sides = saving, .n_sides = 3 },
-        { .name = "save 16 changed pages of 1 GiB", .size = GIB, .how = &plain, .seconds = 3, .sides = delta, .n_sides = 2 },
-        { .name = "load 16 changed pages of 1 GiB", .size = GIB, .how = &plain, .seconds = 3, .sides = delta_loading, .n_sides = 3 },
-        { .name = "load 1 GiB", .size = GIB, .how = &plain, .seconds = 4, .sides = loading, .n_sides = 2 },
-        { .name = "map a file of 1 GiB, read all", .size = GIB, .how = &plain, .seconds = 2, .sides = mapping, .n_sides = 2 },
+        {.name = "save 1 GiB",
+         .size = GIB,
+         .how = &plain,
+         .seconds = 6,
+         .sides = saving,
+         .n_sides = 3},
+        {.name = "save 1 GiB, half of it zero",
+         .size = GIB,
+         .how = &holes,
+         .seconds = 4,
+         .sides = saving,
+         .n_sides = 3},
+        {.name = "save 64 MiB, synced",
+         .size = 64 * MIB,
+         .how = &synced,
+         .seconds = 3,
+         .sides = saving,
+         .n_sides = 3},
+        {.name = "save 16 changed pages of 1 GiB",
+         .size = GIB,
+         .how = &plain,
+         .seconds = 3,
+         .sides = delta,
+         .n_sides = 2},
+        {.name = "load 16 changed pages of 1 GiB",
+         .size = GIB,
+         .how = &plain,
+         .seconds = 3,
+         .sides = delta_loading,
+         .n_sides = 3},
+        {.name = "load 1 GiB",
+         .size = GIB,
+         .how = &plain,
+         .seconds = 4,
+         .sides = loading,
+         .n_sides = 2},
+        {.name = "map a file of 1 GiB, read all",
+         .size = GIB,
+         .how = &plain,
+         .seconds = 2,
+         .sides = mapping,
+         .n_sides = 2},
     };
 
     bench_begin(argc, argv, "save");

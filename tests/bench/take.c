@@ -1,7 +1,7 @@
 /* take.c - what does it cost to take a snapshot of a view after some of it was changed? */
-#include "bench.h"
+#include "bench/bench.h"
 #include "memsnap.h"
-#include "peers.h"
+#include "bench/peers.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -32,7 +32,8 @@ static void *library_setup(const struct bench_case *c)
 {
     struct subject *s = subject(c);
 
-    bench_result(memsnap_snapshot_new(bench_source(s->size), s->size, 0, &s->snapshot), "memsnap_snapshot_new");
+    bench_result(memsnap_snapshot_new(bench_source(s->size), s->size, 0, &s->snapshot),
+                 "memsnap_snapshot_new");
     bench_result(memsnap_snapshot_view(s->snapshot, 0, &s->view), "memsnap_snapshot_view");
     s->at = memsnap_view_data(s->view);
     return s;
@@ -114,11 +115,11 @@ static void map_teardown(void *o)
     free(s);
 }
 
-#define SIDES(name, target)                                                                                       \
-    static const struct bench_side name[] = {                                                                     \
-        { "library", library_setup, change, library_take, library_drop, library_teardown, 0 },                    \
-        { "crate (full copy)", map_setup, change, crate_take, crate_drop, map_teardown, target },                 \
-        { "malloc + memcpy", map_setup, change, copy_take, copy_drop, map_teardown, 0 },                          \
+#define SIDES(name, target)                                                                        \
+    static const struct bench_side name[] = {                                                      \
+        {"library", library_setup, change, library_take, library_drop, library_teardown, 0},       \
+        {"crate (full copy)", map_setup, change, crate_take, crate_drop, map_teardown, target},    \
+        {"malloc + memcpy", map_setup, change, copy_take, copy_drop, map_teardown, 0},             \
     }
 
 SIDES(few, 500);
@@ -126,8 +127,11 @@ SIDES(many, 6);
 SIDES(few_1g, 5000);
 SIDES(untargeted, 0);
 
-#define CASE(text, bytes, n, time, warm_up, s, how_many)                                                              \
-    { .name = text, .size = bytes, .pages = n, .seconds = time, .warmup = warm_up, .sides = s, .n_sides = how_many }
+#define CASE(text, bytes, n, time, warm_up, s, how_many)                                           \
+    {                                                                                              \
+        .name = text, .size = bytes, .pages = n, .seconds = time, .warmup = warm_up, .sides = s,   \
+        .n_sides = how_many                                                                        \
+    }
 
 int main(int argc, char **argv)
 {

@@ -1,15 +1,15 @@
 /* threads.c - does opening views of one snapshot from many threads at once scale? */
 #define _GNU_SOURCE
-#include "bench.h"
+#include "bench/bench.h"
 #include "memsnap.h"
-#include "peers.h"
+#include "bench/peers.h"
 
 #include <pthread.h>
 #include <stdatomic.h>
 #include <stdio.h>
 #include <unistd.h>
 
-enum { SIZE = 1 << 20, ROUNDS = 7, MOST_THREADS = 8 };
+enum { SIZE = 1 << 20, ROUNDS = 7, MAX_THREADS = 8 };
 
 static memsnap_snapshot *snapshot;
 static int store;
@@ -62,7 +62,7 @@ static void *work(void *arg)
 /* Microseconds of wall time per cycle, all threads together. */
 static double slice(unsigned threads, bool library, double *faults)
 {
-    struct worker workers[MOST_THREADS];
+    struct worker workers[MAX_THREADS];
     double began;
     long faults_before;
     unsigned long cycles = 0;
@@ -70,8 +70,9 @@ static double slice(unsigned threads, bool library, double *faults)
     atomic_store(&stop, false);
     pthread_barrier_init(&start, NULL, threads + 1);
     for (unsigned i = 0; i < threads; i++) {
-        workers[i] = (struct worker){ .library = library, .number = i };
-        bench_check(pthread_create(&workers[i].thread, NULL, work, &workers[i]) == 0, "pthread_create");
+        workers[i] = (struct worker){.library = library, .number = i};
+        bench_check(pthread_create(&workers[i].thread, NULL, work, &workers[i]) == 0,
+                    "pthread_create");
     }
     faults_before = bench_faults(true);
     pthread_barrier_wait(&start);
@@ -92,7 +93,7 @@ static void threads(unsigned n)
 {
     char name[64];
     double ours[ROUNDS], theirs[ROUNDS];
-    struct bench_row row = { .name = name, .peer = "mmap + munmap", .target = 4, .calls = { -1, -1 } };
+    struct bench_row row = {.name = name, .peer = "mmap + munmap", .target = 4, .calls = {-1, -1}};
 
     snprintf(name, sizeof name, "open + write + close 1 MiB, %u thread%s", n, n > 1 ? "s" : "");
     if (!bench_wanted(name, 16 * MIB))
@@ -109,9 +110,10 @@ static void threads(unsigned n)
 int main(int argc, char **argv)
 {
     bench_begin(argc, argv, "threads");
-    bench_result(memsnap_snapshot_new(bench_source(SIZE), SIZE, 0, &snapshot), "memsnap_snapshot_new");
+    bench_result(memsnap_snapshot_new(bench_source(SIZE), SIZE, 0, &snapshot),
+                 "memsnap_snapshot_new");
     store = small_store(SIZE);
-    for (unsigned n = 1; n <= MOST_THREADS; n *= 2)
+    for (unsigned n = 1; n <= MAX_THREADS; n *= 2)
         threads(n);
     memsnap_snapshot_unref(snapshot);
     close(store);

@@ -1,7 +1,9 @@
-/* floors.c - what the kernel and the memory ask for, whatever a library does: how much faster than its peer each operation could be at the most.
+/* floors.c - what the kernel and the memory ask for, whatever a library does: how much faster
+ * than its peer each operation could be at the most.
  *
- * Each line has the peer's time, the time of those steps alone that no implementation can leave out, and the ratio. Where the
- * library's ratio in `make bench` is short of its target but near this one, there is no more to be had on the machine.
+ * Each line has the peer's time, the time of those steps alone that no implementation can leave
+ * out, and the ratio. Where the library's ratio in `make bench` is short of its target but near
+ * this one, there is no more to be had on the machine.
  *
  * cc -O2 -pthread floors.c -o floors && ./floors */
 #define _GNU_SOURCE
@@ -23,14 +25,14 @@
 #include <unistd.h>
 
 #ifndef MADV_COLLAPSE
-# define MADV_COLLAPSE 25
+#define MADV_COLLAPSE 25
 #endif
 
 #ifndef UFFD_USER_MODE_ONLY
-# define UFFD_USER_MODE_ONLY 1
+#define UFFD_USER_MODE_ONLY 1
 #endif
 #ifndef UFFD_FEATURE_WP_ASYNC
-# define UFFD_FEATURE_WP_ASYNC (1 << 15)
+#define UFFD_FEATURE_WP_ASYNC (1 << 15)
 #endif
 
 enum { WRITTEN = 1 << 1, FILE_BACKED = 1 << 2, PRESENT = 1 << 3, SWAPPED = 1 << 4, MOST = 64 };
@@ -43,8 +45,9 @@ struct region {
     uint64_t start, end, categories;
 };
 
-struct scan {
-    uint64_t size, flags, start, end, walk_end, regions, regions_len, max_pages, inverted, mask, any, returned;
+struct candidate_scan {
+    uint64_t size, flags, start, end, walk_end, regions, regions_len, max_pages, inverted, mask,
+        any, returned;
 };
 
 static int pagemap;
@@ -87,7 +90,8 @@ static void line(const char *what, const char *peer, double theirs, double least
 
 static char *aligned(size_t size)
 {
-    uintptr_t at = (uintptr_t)mmap(NULL, size + HUGE, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    uintptr_t at = (uintptr_t)mmap(NULL, size + HUGE, PROT_NONE,
+                                   MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
 
     check(at != (uintptr_t)MAP_FAILED, "mmap");
     return (char *)((at + HUGE - 1) & ~(HUGE - 1));
@@ -119,27 +123,37 @@ static int store(size_t size, int huge)
 
 static char *view_of(int fd, size_t size)
 {
-    char *v = mmap(aligned(size), size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_FIXED | MAP_NORESERVE, fd, 0);
+    char *v = mmap(aligned(size), size, PROT_READ | PROT_WRITE,
+                   MAP_PRIVATE | MAP_FIXED | MAP_NORESERVE, fd, 0);
 
     check(v != MAP_FAILED, "mmap");
     return v;
 }
 
-/* The private pages' regions, in the order of addresses; written: only those stored to since the last time. Returns how many regions. */
-static size_t scan_for(char *view, size_t size, int written, struct region *found, size_t most)
+/* The private pages' regions, in the order of addresses; written: only those stored to since the
+ * last time. Returns how many regions. */
+static size_t scan_for(char *view, size_t size, int written, struct region *found, size_t limit)
 {
     static struct region regions[512];
     uintptr_t at = (uintptr_t)view, end = at + size;
-    size_t total = 0, room = 64;    /* room that is not needed costs the kernel more than the call */
+    /* room that is not needed costs the kernel more than the call */
+    size_t total = 0, room = 64;
 
     for (; at < end; room = 512) {
-        struct scan s = { .size = sizeof s, .start = at, .end = end, .regions = (uintptr_t)regions, .regions_len = room,
-                          .inverted = FILE_BACKED, .mask = FILE_BACKED, .any = PRESENT | SWAPPED, .returned = FILE_BACKED };
+        struct candidate_scan s = {.size = sizeof s,
+                                   .start = at,
+                                   .end = end,
+                                   .regions = (uintptr_t)regions,
+                                   .regions_len = room,
+                                   .inverted = FILE_BACKED,
+                                   .mask = FILE_BACKED,
+                                   .any = PRESENT | SWAPPED,
+                                   .returned = FILE_BACKED};
         if (written) {
             s.flags = PROTECT_MATCHING | CHECK_ASYNC;
             s.mask |= WRITTEN;
         }
-        int n = ioctl(pagemap, _IOWR('f', 16, struct scan), &s);
+        int n = ioctl(pagemap, _IOWR('f', 16, struct candidate_scan), &s);
         check(n >= 0, "PAGEMAP_SCAN");
         for (int i = 0; i < n && total < most; i++)
             found[total++] = regions[i];
@@ -155,20 +169,23 @@ static void scan(char *view, size_t size)
     scan_for(view, size, 0, found, sizeof found / sizeof found[0]);
 }
 
-/* Where the i-th page to be changed lies in so many bytes: each somewhere else, as in the benchmark. */
+/* Where the i-th page to be changed lies in so many bytes: each somewhere else, as in the
+ * benchmark. */
 static size_t place(size_t i, size_t size)
 {
     return i * 2654435761u % (size / page) * page;
 }
 
-/* Where n pages lie apart from each other, each in a region of its own: a boundary in the middle of the region keeps the kernel from mapping all of
- * its small pages around the private one, which every scan would have to look at. */
+/* Where n pages lie apart from each other, each in a region of its own: a boundary in the middle
+ * of the region keeps the kernel from mapping all of its small pages around the private one,
+ * which every scan would have to look at. */
 static void halve(char *view, size_t size, size_t n)
 {
     if (size < HUGE || n > size / HUGE)
         return;
     for (size_t i = 0; i < n; i++)
-        check(madvise(view + place(i, size) / HUGE * HUGE + HUGE / 2, HUGE / 2, MADV_RANDOM) == 0, "MADV_RANDOM");
+        check(madvise(view + place(i, size) / HUGE * HUGE + HUGE / 2, HUGE / 2, MADV_RANDOM) == 0,
+              "MADV_RANDOM");
 }
 
 /* Reads so many pages all over a view, as the benchmark does between two restores. */
@@ -180,12 +197,12 @@ static void read_some(const char *view, size_t size)
         (void)((const volatile char *)view)[size / READS * i + 64];
 }
 
-/* ---- creating: new pages have to be cleared or written, and the bytes copied ---- */
+/* ---- creating: new pages have to be cleared or written, and the bytes copied ----------------- */
 
 static void create(size_t size, int times)
 {
     double theirs[MOST], copied[MOST], least[MOST];
-    int is_copied = size <= 64 * MIB;       /* a GiB given back each time is far from warm */
+    int is_copied = size <= 64 * MIB; /* a GiB given back each time is far from warm */
     char name[64];
 
     for (int k = 0; k < times; k++) {
@@ -202,7 +219,7 @@ static void create(size_t size, int times)
             char *copy = malloc(size);
             check(copy != NULL, "malloc");
             memcpy(copy, source, size);
-            (void)*(volatile char *)(copy + size / 2);      /* else the compiler leaves it out */
+            (void)*(volatile char *)(copy + size / 2); /* else the compiler leaves it out */
             copied[k] = now() - start;
             free(copy);
         }
@@ -210,7 +227,8 @@ static void create(size_t size, int times)
         w = mmap(aligned(size), size, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED, fd, 0);
         start = now();
         for (size_t at = 0; at < size; at += HUGE) {
-            check(pwrite(fd, "", 1, (off_t)at) == 1 && madvise(w + at, HUGE, MADV_COLLAPSE) == 0, "MADV_COLLAPSE");
+            check(pwrite(fd, "", 1, (off_t)at) == 1 && madvise(w + at, HUGE, MADV_COLLAPSE) == 0,
+                  "MADV_COLLAPSE");
             memcpy(w + at, source + at, size - at < HUGE ? size - at : HUGE);
         }
         least[k] = now() - start;
@@ -223,8 +241,9 @@ static void create(size_t size, int times)
         line(name, "malloc + memcpy", median(copied, times), median(least, times));
 }
 
-/* ---- opening: closing a view that is kept has to ask which pages are private, look at them and copy back what differs; and threads must not
- * meet where the view is taken from and put back to ---- */
+/* ---- opening: closing a view that is kept has to ask which pages are private, look at them and
+ * copy back what differs; and threads must not meet where the view is taken from and put back to
+ * ---- */
 
 static void open_and_close(size_t size)
 {
@@ -232,7 +251,8 @@ static void open_and_close(size_t size)
     double theirs[MOST], least[MOST];
     char name[64];
     int fd = store(size, size >= HUGE);
-    char *kept = view_of(fd, size), *hint = aligned(size), *base = mmap(aligned(size), size, PROT_READ, MAP_SHARED | MAP_FIXED, fd, 0);
+    char *kept = view_of(fd, size), *hint = aligned(size),
+         *base = mmap(aligned(size), size, PROT_READ, MAP_SHARED | MAP_FIXED, fd, 0);
     pthread_mutex_t list = PTHREAD_MUTEX_INITIALIZER;
 
     halve(kept, size, 4);
@@ -241,7 +261,8 @@ static void open_and_close(size_t size)
     for (int k = 0; k < MOST; k++) {
         double start = now();
         for (int i = 0; i < REPEAT; i++) {
-            char *v = mmap(hint, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_FIXED | MAP_NORESERVE, fd, 0);
+            char *v = mmap(hint, size, PROT_READ | PROT_WRITE,
+                           MAP_PRIVATE | MAP_FIXED | MAP_NORESERVE, fd, 0);
             v[place((size_t)i % 4, size)] = 1;
             munmap(v, size);
         }
@@ -267,7 +288,8 @@ static void open_and_close(size_t size)
     close(fd);
 }
 
-/* A view that is not kept: mapped, but not before a look whether the descriptor is still the object's. */
+/* A view that is not kept: mapped, but not before a look whether the descriptor is still the
+ * object's. */
 static void open_anew(size_t size)
 {
     enum { REPEAT = 200 };
@@ -278,20 +300,23 @@ static void open_anew(size_t size)
     for (int k = 0; k < MOST; k++) {
         double start = now();
         for (int i = 0; i < REPEAT; i++)
-            munmap(mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_NORESERVE, fd, 0), size);
+            munmap(mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_NORESERVE, fd, 0),
+                   size);
         theirs[k] = (now() - start) / REPEAT;
         start = now();
         for (int i = 0; i < REPEAT; i++) {
             check(fstat(fd, &st) == 0, "fstat");
-            munmap(mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_NORESERVE, fd, 0), size);
+            munmap(mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_NORESERVE, fd, 0),
+                   size);
         }
         least[k] = (now() - start) / REPEAT;
     }
-    line("open + close 64 MiB, not kept: look, map", "mmap + munmap", median(theirs, MOST), median(least, MOST));
+    line("open + close 64 MiB, not kept: look, map", "mmap + munmap", median(theirs, MOST),
+         median(least, MOST));
     close(fd);
 }
 
-/* ---- reading: each page has to be read ---- */
+/* ---- reading: each page has to be read ------------------------------------------------------- */
 
 static double read_all(const char *at, size_t size)
 {
@@ -322,7 +347,8 @@ static void first_read(size_t size, int times)
     close(huge);
 }
 
-/* ---- restoring: changed pages have to be found and copied; those of two snapshots' differences too ---- */
+/* ---- restoring: changed pages have to be found and copied; those of two snapshots' differences
+ * too ---- */
 
 static void write_some(char *view, size_t size, size_t n)
 {
@@ -344,7 +370,8 @@ static void restore(const char *what, size_t size, size_t n, size_t other, int t
     for (int k = 0; k < times; k++) {
         double start = now();
         write_some(there, size, n);
-        mmap(there, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_FIXED | MAP_NORESERVE, small, 0);
+        mmap(there, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_FIXED | MAP_NORESERVE, small,
+             0);
         theirs[k] = now() - start;
         start = now();
         write_some(here, size, n);
@@ -364,13 +391,13 @@ static void restore(const char *what, size_t size, size_t n, size_t other, int t
     close(huge);
 }
 
-/* ---- taking: changed pages have to be found, looked at and written to where nobody else's are ---- */
+/* ---- taking: changed pages have to be found, looked at and written to where nobody else's are  */
 
 struct taken {
     int fd;
-    char *window;               /* over all of fd */
-    size_t end;                 /* bytes of it in use */
-    const char **last;          /* for each page, the bytes that were taken last */
+    char *window;      /* over all of fd */
+    size_t end;        /* bytes of it in use */
+    const char **last; /* for each page, the bytes that were taken last */
     struct iovec v[128];
     int n;
 };
@@ -396,7 +423,8 @@ static void taken_end(struct taken *t, size_t room)
     free(t);
 }
 
-/* A descriptor may have become somebody else's file, which is not to be written to; and a limit raises a signal. */
+/* A descriptor may have become somebody else's file, which is not to be written to; and a limit
+ * raises a signal. */
 static void write_gathered(struct taken *t)
 {
     struct stat st;
@@ -416,12 +444,13 @@ static void take_changed(struct taken *t, char *view, size_t size, int written)
     size_t n = scan_for(view, size, written, found, sizeof found / sizeof found[0]);
 
     for (size_t i = 0; i < n; i++)
-        for (char *at = (char *)(uintptr_t)found[i].start; at < (char *)(uintptr_t)found[i].end; at += page) {
+        for (char *at = (char *)(uintptr_t)found[i].start; at < (char *)(uintptr_t)found[i].end;
+             at += page) {
             size_t number = (size_t)(at - view) / page;
             if (memcmp(at, t->last[number], page) == 0)
                 continue;
             t->last[number] = t->window + t->end;
-            t->v[t->n++] = (struct iovec){ at, page };
+            t->v[t->n++] = (struct iovec){at, page};
             t->end += page;
             if (t->n == 128)
                 write_gathered(t);
@@ -448,7 +477,8 @@ static void take(size_t size, size_t n, int times)
         munmap(w, size);
         theirs[k] = now() - start;
         close(copy);
-        t->end = (size_t)(k % 2) * n * page;    /* what was taken last is there until it is replaced */
+        /* what was taken last is there until it is replaced */
+        t->end = (size_t)(k % 2) * n * page;
         start = now();
         take_changed(t, view, size, 0);
         least[k] = now() - start;
@@ -462,8 +492,9 @@ static void take(size_t size, size_t n, int times)
     close(fd);
 }
 
-/* ---- pausing: fork() against finding and writing 1,000 pages, others each time; of a writer that is not tracked all that was changed before
- * has to be compared, one that is has to be protected again ---- */
+/* ---- pausing: fork() against finding and writing 1,000 pages, others each time; of a writer
+ * that is not tracked all that was changed before has to be compared, one that is has to be
+ * protected again ---- */
 
 static double forked(size_t size)
 {
@@ -485,7 +516,7 @@ static double forked(size_t size)
 
 static int tracker(void)
 {
-    struct uffdio_api api = { .api = UFFD_API, .features = UFFD_FEATURE_WP_ASYNC };
+    struct uffdio_api api = {.api = UFFD_API, .features = UFFD_FEATURE_WP_ASYNC};
     int fd = (int)syscall(SYS_userfaultfd, O_CLOEXEC | O_NONBLOCK | UFFD_USER_MODE_ONLY);
 
     return fd >= 0 && ioctl(fd, UFFDIO_API, &api) == 0 ? fd : -1;
@@ -515,12 +546,14 @@ static void pause_later(size_t size, size_t n, int tracked)
     for (int round = 0; round < ROUNDS; round++) {
         char *view = view_of(fd, size);
         struct taken *t = taken_begin(size, base, room);
-        struct uffdio_register range = { .range = { .start = (uintptr_t)view, .len = size }, .mode = UFFDIO_REGISTER_MODE_WP };
+        struct uffdio_register range = {.range = {.start = (uintptr_t)view, .len = size},
+                                        .mode = UFFDIO_REGISTER_MODE_WP};
         check(!tracked || ioctl(watch, UFFDIO_REGISTER, &range) == 0, "UFFDIO_REGISTER");
         for (int i = 0; i < LATER; i++, k++) {
             theirs[k] = forked(size);
             for (size_t p = 0; p < n; p++)
-                ((volatile char *)view)[any() % (size / page) * page + 8]++;    /* a read and a store */
+                /* a read and a store */
+                ((volatile char *)view)[any() % (size / page) * page + 8]++;
             double start = now();
             take_changed(t, view, size, tracked);
             least[k] = now() - start;
@@ -528,7 +561,8 @@ static void pause_later(size_t size, size_t n, int tracked)
         taken_end(t, room);
         munmap(view, size);
     }
-    snprintf(name, sizeof name, "later pause, %zu of %zu MiB%s", n, size / MIB, tracked ? ", tracked" : "");
+    snprintf(name, sizeof name, "later pause, %zu of %zu MiB%s", n, size / MIB,
+             tracked ? ", tracked" : "");
     line(name, "fork", median(theirs, k), median(least, k));
     munmap(base, size);
     close(fd);
@@ -538,7 +572,7 @@ static void pause_later(size_t size, size_t n, int tracked)
 
 int main(void)
 {
-    size_t most = 1024 * MIB;
+    size_t limit = 1024 * MIB;
 
     page = (size_t)sysconf(_SC_PAGESIZE);
     check((pagemap = open("/proc/self/pagemap", O_RDONLY | O_CLOEXEC)) >= 0, "pagemap");
@@ -547,7 +581,8 @@ int main(void)
     madvise(source, most, MADV_DONTFORK);
     for (size_t at = 0; at < most; at += page)
         memset(source + at, (int)(at / page % 251 + 1), page);
-    printf("%-44s %-18s %12s %12s %9s\n", "microseconds, medians", "peer", "peer", "least", "at most");
+    printf("%-44s %-18s %12s %12s %9s\n", "microseconds, medians", "peer", "peer", "least",
+           "at most");
     create(64 * MIB, 15);
     create(1024 * MIB, 5);
     open_and_close(MIB);

@@ -1,10 +1,11 @@
 /* huge-scan.c - why restoring a view of a huge-paged store costs more once it is also read.
  *
- * A store to a page of a region that is mapped huge splits the region; the next read there maps all its pages
- * singly (on Linux 6.18 a fault maps the whole large page of the file), and PAGEMAP_SCAN then looks at each of
- * them: about 25 ns a page, 512 pages a region, however few are private. The second half shows what a boundary
- * between mappings inside each such region changes: the large page no longer lies within one mapping, and a fault
- * maps no more than 16 pages.
+ * A store to a page of a region that is mapped huge splits the region; the next read there maps
+ * all its pages singly (on Linux 6.18 a fault maps the whole large page of the file), and
+ * PAGEMAP_SCAN then looks at each of them: about 25 ns a page, 512 pages a region, however few
+ * are private. The second half shows what a boundary between mappings inside each such region
+ * changes: the large page no longer lies within one mapping, and a fault maps no more than 16
+ * pages.
  *
  * cc -O2 huge-scan.c -o huge-scan && ./huge-scan */
 #define _GNU_SOURCE
@@ -19,10 +20,17 @@
 #include <unistd.h>
 
 #ifndef MADV_COLLAPSE
-# define MADV_COLLAPSE 25
+#define MADV_COLLAPSE 25
 #endif
 
-enum { DIRTY = 16, READ = 64, CYCLES = 50, FILE_BACKED = 1 << 2, PRESENT = 1 << 3, SWAPPED = 1 << 4 };
+enum {
+    DIRTY = 16,
+    READ = 64,
+    CYCLES = 50,
+    FILE_BACKED = 1 << 2,
+    PRESENT = 1 << 3,
+    SWAPPED = 1 << 4
+};
 
 #define SIZE ((size_t)64 << 20)
 #define HUGE ((size_t)2 << 20)
@@ -31,8 +39,9 @@ struct region {
     uint64_t start, end, categories;
 };
 
-struct scan {
-    uint64_t size, flags, start, end, walk_end, regions, regions_len, max_pages, inverted, mask, any, returned;
+struct candidate_scan {
+    uint64_t size, flags, start, end, walk_end, regions, regions_len, max_pages, inverted, mask,
+        any, returned;
 };
 
 static int pagemap;
@@ -62,10 +71,16 @@ static size_t count(char *view, int private)
     size_t pages = 0;
 
     while (at < end) {
-        struct scan s = { .size = sizeof s, .start = at, .end = end, .regions = (uintptr_t)regions, .regions_len = 512,
-                          .inverted = private ? FILE_BACKED : 0, .mask = private ? FILE_BACKED : 0,
-                          .any = PRESENT | SWAPPED, .returned = PRESENT };
-        int n = ioctl(pagemap, _IOWR('f', 16, struct scan), &s);
+        struct candidate_scan s = {.size = sizeof s,
+                                   .start = at,
+                                   .end = end,
+                                   .regions = (uintptr_t)regions,
+                                   .regions_len = 512,
+                                   .inverted = private ? FILE_BACKED : 0,
+                                   .mask = private ? FILE_BACKED : 0,
+                                   .any = PRESENT | SWAPPED,
+                                   .returned = PRESENT};
+        int n = ioctl(pagemap, _IOWR('f', 16, struct candidate_scan), &s);
         check(n >= 0, "PAGEMAP_SCAN");
         for (int i = 0; i < n; i++)
             pages += (regions[i].end - regions[i].start) / page;
@@ -81,7 +96,8 @@ static size_t dirty_offset(size_t i)
 
 static char *reserve(void)
 {
-    uintptr_t at = (uintptr_t)mmap(NULL, SIZE + HUGE, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    uintptr_t at = (uintptr_t)mmap(NULL, SIZE + HUGE, PROT_NONE,
+                                   MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
 
     return (char *)((at + HUGE - 1) & ~(HUGE - 1));
 }
@@ -100,8 +116,8 @@ static void cycles(char *view, const char *what)
         count(view, 1);
         scanning += now() - start;
     }
-    printf("%-28s %6zu private, %6zu present, %8.1f us a scan\n", what, count(view, 1), count(view, 0),
-           scanning / CYCLES);
+    printf("%-28s %6zu private, %6zu present, %8.1f us a scan\n", what, count(view, 1),
+           count(view, 0), scanning / CYCLES);
 }
 
 int main(void)

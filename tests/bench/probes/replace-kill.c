@@ -1,9 +1,11 @@
 /* replace-kill.c - what a process leaves behind that is killed while it replaces a file.
  *
- * A file without a name (O_TMPFILE) can be linked under a name that is free, in one system call; linkat() does not replace,
- * renameat2() wants a name for what it moves, and RENAME_EXCHANGE two. So to replace takes two calls, and whoever is killed
- * between them leaves a name. The table counts how often that is, among processes that do nothing else, and how often a file
- * is left that has a name from the start: ten times as often, and the more, the longer writing takes.
+ * A file without a name (O_TMPFILE) can be linked under a name that is free, in one system call;
+ * linkat() does not replace, renameat2() wants a name for what it moves, and RENAME_EXCHANGE
+ * two. So to replace takes two calls, and whoever is killed between them leaves a name. The
+ * table counts how often that is, among processes that do nothing else, and how often a file is
+ * left that has a name from the start: ten times as often, and the more, the longer writing
+ * takes.
  *
  * cc -O2 replace-kill.c -o replace-kill && ./replace-kill [KILLS] */
 #define _GNU_SOURCE
@@ -43,7 +45,9 @@ static void link_and_rename(void)
     int fd = nameless();
 
     unlink("temporary");
-    check(linkat(AT_FDCWD, self, AT_FDCWD, "temporary", AT_SYMLINK_FOLLOW) == 0 && rename("temporary", "file") == 0, "replace");
+    check(linkat(AT_FDCWD, self, AT_FDCWD, "temporary", AT_SYMLINK_FOLLOW) == 0 &&
+              rename("temporary", "file") == 0,
+          "replace");
     close(fd);
 }
 
@@ -60,7 +64,8 @@ static void write_and_rename(void)
 {
     int fd = open("temporary", O_CREAT | O_TRUNC | O_RDWR | O_CLOEXEC, 0600);
 
-    check(fd >= 0 && write(fd, content, BYTES) == BYTES && rename("temporary", "file") == 0, "replace");
+    check(fd >= 0 && write(fd, content, BYTES) == BYTES && rename("temporary", "file") == 0,
+          "replace");
     close(fd);
 }
 
@@ -100,8 +105,10 @@ int main(int argc, char **argv)
     link_and_rename();
     int fd = nameless();
     tell("linkat() over a file", linkat(AT_FDCWD, self, AT_FDCWD, "file", AT_SYMLINK_FOLLOW));
-    tell("renameat2() of an open file without a name", renameat2(AT_FDCWD, self, AT_FDCWD, "file", 0));
-    tell("renameat2(RENAME_EXCHANGE) of one", renameat2(AT_FDCWD, self, AT_FDCWD, "file", RENAME_EXCHANGE));
+    tell("renameat2() of an open file without a name",
+         renameat2(AT_FDCWD, self, AT_FDCWD, "file", 0));
+    tell("renameat2(RENAME_EXCHANGE) of one",
+         renameat2(AT_FDCWD, self, AT_FDCWD, "file", RENAME_EXCHANGE));
     close(fd);
     count("new file: write, link", link_where_nothing_is, kills);
     count("replace: write, link, rename", link_and_rename, kills);

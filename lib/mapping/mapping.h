@@ -1,0 +1,89 @@
+/* A mapping: an image in the address space, at an address that never changes.
+ *
+ * Three images describe it. `mapped` is what the kernel shows where there is no private page:
+ * short runs are copied in, not mapped, so it may differ from what was opened. `base` is what
+ * the bytes equalled when last synchronised. `latest` is the image last taken from it, or NULL.
+ * Invariant: a page that is not private has the same content in mapped, base and latest. So
+ * "dirty" is decided among private pages, and a private page may be dropped only where mapped
+ * and base agree. Not locked here: the owner (view or snapshot) does that. */
+#ifndef MS_MAPPING_H
+#define MS_MAPPING_H
+
+#include "storage/image.h"
+#include "os/os.h"
+#include "mapping/protection.h"
+
+struct pool;
+
+#define COPIED_IN_UNKNOWN SIZE_MAX
+
+struct mapping {
+    char *address;
+    size_t size; /* bytes, exactly as asked for */
+    size_t pages;
+    size_t length;  /* bytes of address space: at least one page */
+    unsigned flags; /* MEMSNAP_VIEW_* it was opened with */
+    bool no_fork;   /* a leased writer: not in a forked child */
+    /* part of `mapped` could not be mapped: private pages must not be dropped */
+    bool keep_private;
+    /* stores are noticed: what ms_os->written() does not report equals base */
+    bool tracked;
+    /* an exchange failed half way; restoring mends it, nothing may be taken until then */
+    bool torn;
+    struct image *mapped, *base, *last_taken;
+    struct protections protections;
+    /* How the working set of restores behaves (restore.c). */
+    /* pages that are private because `mapped` does not show base there: dropping them gains
+     * nothing; COPIED_IN_UNKNOWN: to be counted when needed */
+    size_t copied_in;
+    size_t resident_private; /* private pages that the last restore left */
+    unsigned wandering, drop_rounds, back_off;
+    /* the last restore met so many clean candidates that they are worth dropping */
+    bool many_clean;
+    /* Regions that scans have been made shorter in (split_huge.c). */
+    uint64_t *split; /* a bit for each region; NULL: none yet */
+    size_t region_count, restores_since_look, look_pause;
+    /* Statistics. */
+    size_t mappings, copied_pages, restores, restored_pages, remaps;
+};
+
+/* Opens a private mapping of the image; at: there and nowhere else (-EEXIST), or NULL. */
+int ms_mapping_open(struct mapping *m, struct image *i, size_t size, unsigned flags, void *at);
+/* Opens a shared mapping of a chunk that is the whole image: stores go into the chunk. */
+int ms_mapping_open_shared(struct mapping *m, struct chunk *c, struct image *i, size_t size,
+                           unsigned flags, void *at);
+void ms_mapping_close(struct mapping *m);
+/* Forgets a mapping that this process does not have (a child of the one that made it). */
+void ms_mapping_forget(struct mapping *m);
+
+/* Exchanges a shared mapping for a private one of the same chunk, atomically. On failure it is
+ * still shared. */
+int ms_mapping_freeze(struct mapping *m, struct chunk *c);
+/* Maps another image at the same address; afterwards no private page is left but those copied
+ * in. On failure nothing has changed, or the mapping is torn. */
+int ms_mapping_exchange(struct mapping *m, struct image *i);
+/* Reverts the pages to what `mapped` shows: 0, or an error and nothing has changed. */
+int ms_mapping_drop(struct mapping *m, size_t first, size_t pages);
+/* Copies base over the pages [first, first + pages) where `mapped` does not show it. */
+int ms_mapping_copy_base(struct mapping *m, size_t first, size_t pages);
+
+int ms_mapping_protect(struct mapping *m, size_t first, size_t pages, int access);
+int ms_mapping_unprotect(struct mapping *m); /* everything readable and writable again */
+/* Makes every page readable for the library's own look, and puts the protections back. */
+int ms_mapping_make_readable(struct mapping *m);
+void ms_mapping_reprotect(struct mapping *m);
+
+/* Has stores noticed from now on, if that was asked for (MEMSNAP_VIEW_TRACK); 0, or they are
+ * not, and everything has to be compared. */
+int ms_mapping_track(struct mapping *m);
+void ms_mapping_untrack(struct mapping *m);
+
+/* base := i, latest := NULL; takes references. */
+void ms_mapping_set_base(struct mapping *m, struct image *i);
+
+static inline char *ms_page_address(const struct mapping *m, size_t page)
+{
+    return m->address + page * ms_os->page_size();
+}
+
+#endif

@@ -1,0 +1,183 @@
+/* Free lists of stores. A server that takes snapshots all the time gives back and takes single
+ * pages by the hundred thousand, scattered over the store: a bit for each page is found, set and
+ * cleared at once, where a sorted list moves half of itself each time. */
+#include "config.h"
+
+#include "storage/freelist.h"
+
+#include "base/arith.h"
+#include "os/os.h"
+#include "storage/store.h"
+
+enum { BITS = 64 };
+
+static size_t segment_pages(const struct segment *g)
+{
+    return (size_t)(g->len / ms_os->page_size());
+}
+
+static bool is_free(const struct segment *g, size_t page)
+{
+    return g->free_bits[page / BITS] >> (page % BITS) & 1;
+}
+
+static void set_free(struct segment *g, size_t first, size_t pages, bool value)
+{
+    for (size_t page = first; page < first + pages; page++) {
+        uint64_t bit = UINT64_C(1) << (page % BITS);
+        if (value)
+            g->free_bits[page / BITS] |= bit;
+        else
+            g->free_bits[page / BITS] &= ~bit;
+    }
+}
+
+/* Where in a word so many ones in a row begin, or BITS. */
+static size_t ones_in_word(uint64_t word, size_t n)
+{
+    if (n > BITS)
+        return BITS;
+    for (size_t have = 1; have < n;) { /* a bit stands for `have` ones from there on */
+        size_t shift = ms_min(have, n - have);
+        word &= word >> shift;
+        have += shift;
+    }
+    return word ? (size_t)__builtin_ctzll(word) : BITS;
+}
+
+/* The first run of so many free pages from `from` on, or the segment's end. Word by word: when
+ * there are many single pages free, a search for more in a row passes them all. */
+static size_t find_run(const struct segment *g, size_t from, size_t pages)
+{
+    size_t end = segment_pages(g), run = 0; /* free pages right before the word */
+    for (size_t page = from / BITS * BITS; page < end; page += BITS) {
+        uint64_t word = g->free_bits[page / BITS];
+        if (page < from)
+            word &= UINT64_MAX << (from - page);
+        if (word == UINT64_MAX) {
+            run += BITS;
+            if (run >= pages)
+                return page + BITS - run;
+            continue;
+        }
+        if (run + (size_t)__builtin_ctzll(~word) >= pages)
+            return page - run;
+        size_t at = ones_in_word(word, pages);
+        if (at < BITS)
+            return page + at;
+        run = (size_t)__builtin_clzll(~word);
+    }
+    return end;
+}
+
+static size_t run_from(const struct segment *g, size_t first)
+{
+    size_t end = segment_pages(g), page = first;
+    while (page < end && is_free(g, page))
+        page++;
+    return page - first;
+}
+
+/* How many pages are free around these, which are: no more than that can be a run now. Where it
+ * is many it is not counted. */
+static size_t run_around(const struct segment *g, size_t first, size_t pages)
+{
+    size_t end = segment_pages(g), from = first, to = first + pages;
+    while (from > 0 && first - from < BITS && is_free(g, from - 1))
+        from--;
+    while (to < end && to - first - pages < BITS && is_free(g, to))
+        to++;
+    return first - from == BITS || to - first - pages == BITS ? end : to - from;
+}
+
+/* ---- the list of segments -------------------------------------------------------------------- */
+
+static bool list(struct freelist *f, struct segment *g)
+{
+    if (f->n == f->capacity) {
+        size_t capacity = 2 * f->capacity + 4;
+        struct segment **v = ms_os->realloc(f->v, capacity * sizeof *v);
+        if (!v)
+            return false;
+        f->v = v;
+        f->capacity = capacity;
+    }
+    f->v[f->n++] = g;
+    return true;
+}
+
+/* A segment that could hold more pages than this (16 TiB of small ones) is not worth half a GiB
+ * of bits. */
+#define MAX_PAGES UINT32_MAX
+
+static bool prepare(struct freelist *f, struct segment *g)
+{
+    if (g->len / ms_os->page_size() > MAX_PAGES)
+        return false;
+    if (!g->free_bits)
+        g->free_bits = ms_os->alloc((segment_pages(g) / BITS + 1) * sizeof *g->free_bits);
+    return g->free_bits && (g->free_pages || list(f, g));
+}
+
+bool ms_freelist_put(struct freelist *f, const struct free_extent *e, bool *spare)
+{
+    size_t ps = ms_os->page_size(), first = (size_t)(e->offset - e->segment->offset) / ps,
+           pages = (size_t)(e->len / ps);
+    struct segment *g = e->segment;
+    *spare = g->free_pages > 0;
+    if (!prepare(f, g))
+        return false;
+    g->free_from = g->free_pages ? ms_min(g->free_from, first) : first;
+    g->free_pages += pages;
+    set_free(g, first, pages, true);
+    g->free_longest = ms_max(g->free_longest, run_around(g, first, pages));
+    f->bytes += e->len;
+    return true;
+}
+
+/* Takes out pages of the i-th segment. */
+static void take_out(struct freelist *f, size_t i, size_t first, size_t pages,
+                     struct free_extent *e, bool *emptied)
+{
+    size_t ps = ms_os->page_size();
+    struct segment *g = f->v[i];
+    set_free(g, first, pages, false);
+    if (first == g->free_from)
+        g->free_from += pages;
+    g->free_pages -= pages;
+    *e = (struct free_extent){g->offset + (uint64_t)first * ps, (uint64_t)pages * ps, g};
+    f->bytes -= e->len;
+    *emptied = !g->free_pages;
+    if (*emptied) {
+        g->free_longest = 0;
+        f->v[i] = f->v[--f->n];
+    }
+}
+
+bool ms_freelist_take(struct freelist *f, uint64_t len, struct free_extent *e, bool *emptied)
+{
+    size_t pages = (size_t)(len / ms_os->page_size());
+    for (size_t i = 0; i < f->n; i++) {
+        struct segment *g = f->v[i];
+        if (g->free_longest < pages)
+            continue;
+        g->free_from = find_run(g, g->free_from, 1);
+        size_t page = find_run(g, g->free_from, pages);
+        if (page < segment_pages(g)) {
+            take_out(f, i, page, pages, e, emptied);
+            return true;
+        }
+        g->free_longest = pages - 1; /* not looked for again before more is free */
+    }
+    return false;
+}
+
+bool ms_freelist_take_any(struct freelist *f, struct free_extent *e, bool *emptied)
+{
+    if (!f->n)
+        return false;
+    const struct segment *g = f->v[f->n - 1];
+    size_t first = find_run(g, g->free_from, 1);
+    take_out(f, f->n - 1, first, run_from(g, first), e, emptied);
+    return true;
+}

@@ -1,0 +1,31 @@
+/* A pool: what a root snapshot and all its descendants append new chunks to, so that ten
+ * thousand incremental snapshots cost one file descriptor. The store is made when the first
+ * chunk is. */
+#ifndef MS_POOL_H
+#define MS_POOL_H
+
+#include "storage/store.h"
+
+struct pool {
+    refcount refs;
+    bool heap_only;              /* MEMSNAP_NO_FD */
+    struct family_usage *family; /* of the family's stores */
+    struct ms_mutex lock;        /* guards the rest */
+    struct store *store;         /* holds a reference; NULL: none yet */
+};
+
+int ms_pool_new(bool heap_only, struct pool **out);
+struct pool *ms_pool_ref(struct pool *p);
+void ms_pool_unref(struct pool *p);
+
+/* A new chunk in the family's store; heap memory where no shareable object can be had. reuse_ok:
+ * see ms_store_allocate. */
+int ms_pool_allocate(struct pool *p, size_t pages, bool reuse_ok, struct chunk **out);
+/* A new chunk in heap memory, for tiny images. */
+int ms_pool_allocate_heap(size_t pages, struct chunk **out);
+/* Gives back to the OS what is not worth keeping. */
+void ms_pool_trim(struct pool *p);
+/* "memfd", "file", "heap": where new chunks go, or NULL if there were none yet. */
+const char *ms_pool_kind(struct pool *p);
+
+#endif

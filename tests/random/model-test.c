@@ -1,0 +1,80 @@
+/* Random operations on several snapshots and views, compared with plain arrays:
+ * tests/random/model.c, asked by a generator of random numbers.
+ *
+ *     model-test [--rounds N] [--seed R02S...] [-p /linux/scan/model]
+ *
+ * The seed that a run was started with is printed by GLib ("random seed"); the same seed and
+ * number of rounds do the same. */
+#include "config.h"
+
+#include <stdlib.h>
+
+#include "random/model.h"
+
+static struct rng rng;
+static unsigned long rounds = 1500;
+
+static size_t choose(size_t limit)
+{
+    return rng_below(&rng, limit);
+}
+
+static void run_model(bool faults)
+{
+    const size_t sizes[] = {0,          1 + page / 3, 3 * page, 16 * page + 11,
+                            300 * page, 2 * MIB + 5,  4 * MIB};
+    const struct model_plan plan = {
+        .choose = choose,
+        .sizes = sizes,
+        .n_sizes = G_N_ELEMENTS(sizes),
+        .forks = !on_valgrind(),
+        .faults = faults,
+    };
+    rng.state = (uint64_t)(guint32)g_test_rand_int() << 32 | (guint32)g_test_rand_int();
+    g_test_message("%lu rounds from state %016jx", rounds, (uintmax_t)rng.state);
+    model_start(&plan);
+    for (unsigned long i = 1; i <= rounds; i++) {
+        model_step();
+        if (i % 64 == 0)
+            model_check();
+    }
+    model_check();
+    model_end();
+}
+
+static void test_model(void)
+{
+    run_model(false);
+}
+
+static void test_faults(void)
+{
+    run_model(true);
+}
+
+/* Takes --rounds N out of the arguments; the rest is GLib's. */
+static void own_arguments(int *argc, char **argv)
+{
+    int kept = 1;
+    for (int i = 1; i < *argc; i++) {
+        if (strcmp(argv[i], "--rounds") == 0 && i + 1 < *argc)
+            rounds = strtoul(argv[++i], NULL, 10);
+        else if (g_str_has_prefix(argv[i], "--rounds="))
+            rounds = strtoul(argv[i] + strlen("--rounds="), NULL, 10);
+        else
+            argv[kept++] = argv[i];
+    }
+    argv[kept] = NULL;
+    *argc = kept;
+}
+
+int main(int argc, char **argv)
+{
+    if (on_valgrind())
+        rounds = 100;
+    own_arguments(&argc, argv);
+    test_init(&argc, &argv);
+    test_add("model", test_model, TEST_SOURCES);
+    test_add("faults", test_faults, 0);
+    return g_test_run();
+}

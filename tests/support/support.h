@@ -1,0 +1,150 @@
+/* What the test programs share: configurations (a backend and a source of dirty pages),
+ * patterns, counts of what the process holds, and forked children.
+ *
+ * A test registered with test_add() runs once per configuration as /<backend>/<source>/<name>.
+ * Afterwards the process must hold as many descriptors, mappings and allocations of the library
+ * as before: every test is a leak test. */
+#ifndef MS_TEST_SUPPORT_H
+#define MS_TEST_SUPPORT_H
+
+#include <errno.h>
+#include <glib.h>
+#include <memsnap.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <string.h>
+
+#include "os/os.h"
+
+#define KIB ((size_t)1 << 10)
+#define MIB ((size_t)1 << 20)
+#define GIB ((size_t)1 << 30)
+
+/* ---- configurations -------------------------------------------------------------------------- */
+
+struct config {
+    const char *backend; /* "linux", "posix", "heap": the first component of the path */
+    const char *source;  /* "scan", "pagemap", "compare", "best" */
+    const struct os *os;
+    enum os_source force;
+    unsigned flags; /* for every call that makes a snapshot */
+    bool warm;      /* what is opened or learned once was */
+};
+
+enum test_how {
+    /* once per backend and source of dirty pages, else once per backend */
+    TEST_SOURCES = 1,
+    /* the backend's own table: no operation is counted, and no end-of-test leak check is made */
+    TEST_PLAIN = 2
+};
+
+extern struct config config; /* of the running test */
+extern size_t page;          /* bytes */
+
+void test_init(int *argc, char ***argv);
+void test_add(const char *name, void (*body)(void), unsigned how);
+bool config_is(const char *backend);
+/* All configurations that work here, at most max; returns how many. */
+size_t config_list(struct config *list, size_t max);
+/* Runs body in a configuration, over a table that is wrapped (fault.h), and looks for leaks. */
+void config_run(struct config *c, void (*body)(void));
+/* Marks the running test as skipped, in a child too; the caller returns. */
+void test_skip(const char *why);
+bool on_valgrind(void);
+/* AddressSanitizer or ThreadSanitizer: address space and signals are theirs */
+bool on_sanitizer(void);
+bool on_thread_sanitizer(void);
+
+/* ---- bytes ----------------------------------------------------------------------------------- */
+
+struct rng {
+    uint64_t state;
+};
+
+/* GLib's MIN evaluates twice: no random numbers in there */
+static inline size_t least(size_t a, size_t b)
+{
+    return a < b ? a : b;
+}
+
+uint64_t rng_next(struct rng *r);
+size_t rng_below(struct rng *r, size_t limit); /* limit > 0 */
+size_t round_up(size_t size);                  /* to whole pages */
+/* Under valgrind, which looks at every byte, large sizes become a few pages and the same odd
+ * bytes. */
+void shrink_for_valgrind(size_t *sizes, size_t n);
+void fill(void *p, size_t size, uint64_t seed);     /* no page comes out all zero */
+unsigned char *pattern(size_t size, uint64_t seed); /* g_malloc()ed */
+bool all_zero(const void *p, size_t size);
+uint64_t hash(const void *p, size_t size);
+
+void check_same(const char *file, int line, const void *is, const void *expected, size_t size);
+void check_content(const char *file, int line, memsnap_snapshot *s, const void *expected,
+                   size_t size);
+#define assert_same(is, expected, size) check_same(__FILE__, __LINE__, is, expected, size)
+/* Looks at the snapshot in both ways: read, and through a view. */
+#define assert_content(s, expected, size) check_content(__FILE__, __LINE__, s, expected, size)
+#define assert_ok(result) g_assert_cmpint(result, ==, 0)
+
+/* What an out-parameter holds before a call that must leave it alone. */
+extern char untouched_by_failure;
+#define UNTOUCHED ((void *)&untouched_by_failure)
+#define assert_refused(result, error, out)                                                         \
+    do {                                                                                           \
+        g_assert_cmpint(result, ==, error);                                                        \
+        g_assert_true((void *)(out) == UNTOUCHED);                                                 \
+    } while (0)
+
+/* Hidden from the compiler, which may know that a parameter is not to be NULL. */
+extern void *volatile null;
+
+/* The ranges of one call of the cursor protocol, against the pages in which x and y differ from
+ * *at on: none may be missing, and only the last of a call may end before its run does. */
+void check_ranges(const struct memsnap_range *ranges, int n, const void *x, const void *y,
+                  size_t size, size_t *at);
+
+/* ---- calls that must succeed, with the configuration's flags --------------------------------- */
+
+memsnap_snapshot *snap(const void *data, size_t size);
+memsnap_snapshot *snap_pattern(size_t size, uint64_t seed);
+memsnap_snapshot *snap_zero(size_t size);
+memsnap_snapshot *snap_clone(memsnap_snapshot *s);
+memsnap_view *view(memsnap_snapshot *s);
+memsnap_view *view_mut(memsnap_snapshot *s);
+/* MEMSNAP_VIEW_TRACK, or 0 where it cannot be had. */
+unsigned tracking(void);
+memsnap_view *view_mut_tracked(memsnap_snapshot *s);
+memsnap_snapshot *take(memsnap_view *v);
+unsigned char *bytes(memsnap_view *v);
+struct memsnap_snapshot_stats snap_stats(memsnap_snapshot *s);
+struct memsnap_view_stats view_stats(memsnap_view *v);
+
+/* A free stretch of address space of at least `size` bytes, aligned to 2 MiB. Nothing keeps it
+ * free but that it is the lower end of a larger one. */
+void *free_address(size_t size);
+
+/* ---- what the process holds ------------------------------------------------------------------ */
+
+size_t descriptors(void); /* open, without the one that counts them */
+size_t mappings(void);
+size_t resident(
+    const char *field); /* bytes, of a line of /proc/self/status: "VmRSS", "RssAnon", "RssShmem" */
+size_t object_bytes(void); /* memory and blocks behind the nameless files that are open */
+
+/* ---- children -------------------------------------------------------------------------------- */
+
+/* Runs body in a forked child and returns its wait status; 0 if body returned. */
+int child_status(void (*body)(void *), void *arg);
+/* The same; the test fails unless the child did well, and is skipped if the child was. */
+void child_run(void (*body)(void *), void *arg);
+void child_exit(int code) __attribute__((noreturn)); /* _exit, but coverage is kept */
+
+/* ---- files ----------------------------------------------------------------------------------- */
+
+/* A fresh path in a directory that temp_clean() removes with all that is in it. */
+char *temp_path(const char *name); /* g_free() */
+char *temp_file(const char *name, const void *data, size_t size);
+void temp_clean(void);
+
+#endif

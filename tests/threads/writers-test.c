@@ -1,0 +1,372 @@
+/* Writers that take no lock: 1 to 16 threads store to a view while images of it are made.
+ *
+ *     writers-test [--rounds N] [-p /linux/best/atomic]
+ *
+ * N images per test. The stores are atomic, which ThreadSanitizer accepts. That the library
+ * copies meanwhile is a race on purpose, which helgrind and DRD would have to be told of each
+ * time a mapping is exchanged. */
+#include "config.h"
+
+#include <pthread.h>
+#include <sched.h>
+#include <stdatomic.h>
+#include <stdlib.h>
+
+#include "support/support.h"
+
+enum { MAX_WRITERS = 16, PAGES = 24, FIRST = 0, COPY, LAST, WORDS };
+
+static unsigned long rounds = 200;
+
+/* Writer i counts: it stores n to its first word, then the last word of its neighbour to its
+ * copy, then n to its last word; each word on a page of its own. So in any single instant
+ *     first == last or first == last + 1      (two counters)
+ *     copy <= the neighbour's last            (a cause comes before its effect)
+ * and the words never go back. */
+typedef atomic_size_t word;
+
+struct cut {
+    size_t words[MAX_WRITERS][WORDS];
+};
+
+struct writer {
+    pthread_t thread;
+    unsigned number;
+    struct writers *all;
+    size_t stored; /* to be read after the join */
+};
+
+struct writers {
+    memsnap_view *v;
+    unsigned n;
+    size_t places; /* where the words are, for all writers */
+    atomic_uint started;
+    atomic_bool stop;
+    struct writer w[MAX_WRITERS];
+};
+
+/* ---- writing --------------------------------------------------------------------------------- */
+
+static size_t offset_of(const struct writers *all, unsigned writer, unsigned which)
+{
+    size_t p = (all->places + 5 * writer + (7 + all->places % 9) * which) % PAGES;
+    return p * page + (which * MAX_WRITERS + writer) * sizeof(word);
+}
+
+static word *word_of(const struct writers *all, unsigned writer, unsigned which)
+{
+    return (word *)(void *)(bytes(all->v) + offset_of(all, writer, which));
+}
+
+static void *count_up(void *arg)
+{
+    struct writer *w = arg;
+    struct writers *all = w->all;
+    word *first = word_of(all, w->number, FIRST), *copy = word_of(all, w->number, COPY),
+         *last = word_of(all, w->number, LAST);
+    word *cause = word_of(all, (w->number + 1) % all->n, LAST);
+    size_t n = 0;
+    while (!atomic_load_explicit(&all->stop, memory_order_relaxed)) {
+        n++;
+        atomic_store_explicit(first, n, memory_order_release);
+        atomic_store_explicit(copy, atomic_load_explicit(cause, memory_order_acquire),
+                              memory_order_release);
+        atomic_store_explicit(last, n, memory_order_release);
+        if (n == 1)
+            atomic_fetch_add(&all->started, 1);
+        if (n % 64 == 0)
+            sched_yield(); /* there may be more writers than processors */
+    }
+    w->stored = n;
+    return NULL;
+}
+
+/* Returns when each of them has stored. */
+static void writers_start(struct writers *all, memsnap_view *v, unsigned n, struct rng *rng)
+{
+    *all = (struct writers){.v = v, .n = n, .places = rng_below(rng, 1000)};
+    for (unsigned i = 0; i < n; i++)
+        for (unsigned k = 0; k < WORDS; k++)
+            atomic_store(word_of(all, i, k), 0);
+    for (unsigned i = 0; i < n; i++) {
+        all->w[i].number = i;
+        all->w[i].all = all;
+        g_assert_cmpint(pthread_create(&all->w[i].thread, NULL, count_up, &all->w[i]), ==, 0);
+    }
+    while (atomic_load(&all->started) < n)
+        sched_yield();
+}
+
+static void writers_stop(struct writers *all)
+{
+    atomic_store(&all->stop, true);
+    for (unsigned i = 0; i < all->n; i++)
+        pthread_join(all->w[i].thread, NULL);
+}
+
+/* ---- checking -------------------------------------------------------------------------------- */
+
+static void read_words(const struct writers *all, memsnap_snapshot *t, struct cut *c)
+{
+    static unsigned char copy[PAGES * 65536];
+    assert_ok(memsnap_snapshot_read(t, 0, copy, PAGES * page));
+    for (unsigned i = 0; i < all->n; i++)
+        for (unsigned k = 0; k < WORDS; k++)
+            memcpy(&c->words[i][k], copy + offset_of(all, i, k), sizeof c->words[i][k]);
+}
+
+static void look_at_words(const struct writers *all, struct cut *c)
+{
+    for (unsigned i = 0; i < all->n; i++)
+        for (unsigned k = 0; k < WORDS; k++)
+            c->words[i][k] = atomic_load_explicit(word_of(all, i, k), memory_order_acquire);
+}
+
+/* No word of the later one is older. */
+static void check_order(const struct writers *all, const struct cut *earlier,
+                        const struct cut *later)
+{
+    for (unsigned i = 0; i < all->n; i++)
+        for (unsigned k = 0; k < WORDS; k++)
+            g_assert_cmpuint(earlier->words[i][k], <=, later->words[i][k]);
+}
+
+static void check_instant(const struct writers *all, const struct cut *c)
+{
+    for (unsigned i = 0; i < all->n; i++) {
+        const size_t *w = c->words[i];
+        g_assert_cmpuint(w[FIRST] - w[LAST], <=, 1);
+        g_assert_cmpuint(w[COPY], <=, c->words[(i + 1) % all->n][LAST]);
+    }
+}
+
+typedef memsnap_snapshot *(*cutter)(memsnap_snapshot *s, memsnap_view *v);
+
+/* The image has all stores made before the call and none made after it. */
+static void cut_and_check(const struct writers *all, memsnap_snapshot *s, cutter cut, bool instant)
+{
+    struct cut before, image, after;
+    look_at_words(all, &before);
+    memsnap_snapshot *t = cut(s, all->v);
+    look_at_words(all, &after);
+    read_words(all, t, &image);
+    memsnap_snapshot_unref(t);
+    check_order(all, &before, &image);
+    check_order(all, &image, &after);
+    if (instant)
+        check_instant(all, &image);
+}
+
+/* Every writer's last store is in the view, and in what the view is of. */
+static void check_last_stores(const struct writers *all, memsnap_snapshot *s)
+{
+    struct cut c;
+    read_words(all, s, &c);
+    for (unsigned i = 0; i < all->n; i++) {
+        g_assert_cmpuint(c.words[i][FIRST], ==, all->w[i].stored);
+        g_assert_cmpuint(c.words[i][LAST], ==, all->w[i].stored);
+    }
+}
+
+static void stop_and_check(struct writers *all)
+{
+    struct cut c;
+    writers_stop(all);
+    look_at_words(all, &c);
+    for (unsigned i = 0; i < all->n; i++) {
+        g_assert_cmpuint(c.words[i][FIRST], ==, all->w[i].stored);
+        g_assert_cmpuint(c.words[i][LAST], ==, all->w[i].stored);
+    }
+}
+
+/* ---- ways to make an image ------------------------------------------------------------------- */
+
+static memsnap_snapshot *by_take(memsnap_snapshot *s, memsnap_view *v)
+{
+    (void)s;
+    return take(v);
+}
+
+static memsnap_snapshot *by_atomic_take(memsnap_snapshot *s, memsnap_view *v)
+{
+    memsnap_snapshot *t = NULL;
+    (void)s;
+    assert_ok(memsnap_view_take_snapshot(v, MEMSNAP_TAKE_ATOMIC, &t));
+    return t;
+}
+
+static memsnap_snapshot *by_clone(memsnap_snapshot *s, memsnap_view *v)
+{
+    (void)v;
+    return snap_clone(s);
+}
+
+static memsnap_snapshot *by_view(memsnap_snapshot *s, memsnap_view *v)
+{
+    (void)v;
+    memsnap_view *w = view(s);
+    memsnap_snapshot *t = take(w);
+    memsnap_view_unref(w);
+    return t;
+}
+
+static memsnap_snapshot *by_restore_to(memsnap_snapshot *s, memsnap_view *v)
+{
+    memsnap_snapshot *other = snap_zero(memsnap_view_size(v));
+    memsnap_view *w = view(other);
+    assert_ok(memsnap_view_restore_to(w, s));
+    memsnap_snapshot *t = take(w);
+    memsnap_view_unref(w);
+    memsnap_snapshot_unref(other);
+    return t;
+}
+
+static const cutter of_snapshot[] = {by_take, by_clone, by_view, by_restore_to, by_atomic_take};
+
+/* ---- the tests ------------------------------------------------------------------------------- */
+
+static unsigned writers_for(unsigned long i)
+{
+    return (unsigned)(i * 7 % MAX_WRITERS) + 1;
+}
+
+/* The first cut of a mutable view is one instant without being asked to, on each lease anew:
+ * pages that nobody else shares become the writer's own again. */
+static void test_direct(void)
+{
+    const size_t sizes[] = {PAGES * page, 2 * MIB + 5};
+    struct rng rng = {(uint64_t)g_test_rand_int()};
+    if (config_is("heap")) {
+        test_skip("heap pages are not mapped");
+        return;
+    }
+    for (size_t k = 0; k < G_N_ELEMENTS(sizes); k++) {
+        memsnap_snapshot *s = snap_pattern(sizes[k], k);
+        for (unsigned long i = 0; i < rounds / G_N_ELEMENTS(sizes); i++) {
+            struct writers all;
+            memsnap_view *m = i & 2 ? view_mut_tracked(s) : view_mut(s);
+            cutter cut = of_snapshot[rng_below(&rng, G_N_ELEMENTS(of_snapshot))];
+            writers_start(&all, m, writers_for(i), &rng);
+            cut_and_check(&all, s, cut, true);
+            stop_and_check(&all);
+            if (i & 1)
+                check_last_stores(&all, s);
+            memsnap_view_unref(m);
+            check_last_stores(&all, s);
+        }
+        memsnap_snapshot_unref(s);
+    }
+}
+
+static bool no_atomic_cuts(memsnap_view *v)
+{
+    memsnap_snapshot *t = NULL;
+    int r = memsnap_view_take_snapshot(v, MEMSNAP_TAKE_ATOMIC, &t);
+    g_assert_true(r == 0 || r == -ENOTSUP);
+    memsnap_snapshot_unref(t);
+    if (r < 0)
+        test_skip("no cut of one instant can be had here");
+    return r < 0;
+}
+
+/* Cuts of one instant, and now and then one that need not be, from which the next one goes on. */
+static void cut_often(memsnap_snapshot *s, memsnap_view *v, unsigned n, unsigned long cuts,
+                      struct rng *rng)
+{
+    struct writers all;
+    writers_start(&all, v, n, rng);
+    for (unsigned long i = 0; i < cuts; i++) {
+        if (i % 4 == 3)
+            cut_and_check(&all, s, memsnap_view_is_mutable(v) ? of_snapshot[i / 4 % 4] : by_take,
+                          false);
+        cut_and_check(&all, s, by_atomic_take, true);
+    }
+    stop_and_check(&all);
+    if (memsnap_view_is_mutable(v))
+        check_last_stores(&all, s);
+}
+
+static void test_atomic(void)
+{
+    static const unsigned writers[] = {1, 2, 3, 5, 8, 16};
+    const size_t sizes[] = {PAGES * page, 2 * MIB + 5};
+    struct rng rng = {(uint64_t)g_test_rand_int()};
+    const unsigned long series = 2 * G_N_ELEMENTS(sizes) * G_N_ELEMENTS(writers);
+    for (unsigned long i = 0; i < series; i++) {
+        memsnap_snapshot *s = snap_pattern(sizes[i / 2 % 2], i);
+        memsnap_view *v = !(i & 1) ? view(s) : i & 4 ? view_mut_tracked(s) : view_mut(s);
+        memsnap_snapshot_unref(take(v)); /* a mutable view leaves the direct state */
+        bool none = no_atomic_cuts(v);
+        if (!none)
+            cut_often(s, v, writers[i / 4], rounds / series + 1, &rng);
+        memsnap_view_unref(v);
+        memsnap_snapshot_unref(s);
+        if (none)
+            return;
+    }
+}
+
+struct helper {
+    pthread_t thread;
+    memsnap_snapshot *s;
+    memsnap_view *m;
+    atomic_bool stop;
+};
+
+static void *make_images(void *arg)
+{
+    struct helper *h = arg;
+    for (size_t i = 0; !atomic_load(&h->stop); i++) {
+        memsnap_snapshot_unref(of_snapshot[i % 4](h->s, h->m));
+        sched_yield();
+    }
+    return NULL;
+}
+
+static void race(memsnap_snapshot *s, memsnap_view *m, unsigned n, unsigned long images,
+                 struct rng *rng)
+{
+    struct writers all;
+    struct helper h = {.s = s, .m = m};
+    writers_start(&all, h.m, n, rng);
+    g_assert_cmpint(pthread_create(&h.thread, NULL, make_images, &h), ==, 0);
+    for (unsigned long i = 0; i < images; i++)
+        cut_and_check(&all, s, of_snapshot[i % 4], false);
+    stop_and_check(&all);
+    atomic_store(&h.stop, true);
+    pthread_join(h.thread, NULL);
+    check_last_stores(&all, s);
+    memsnap_view_unref(h.m);
+    check_last_stores(&all, s);
+}
+
+/* Whatever is asked of the snapshot meanwhile, by two threads: no store is lost, lease after
+ * lease. */
+static void test_no_store_is_lost(void)
+{
+    const size_t sizes[] = {PAGES * page, 2 * MIB + page};
+    enum { LEASES = 6 };
+    struct rng rng = {(uint64_t)g_test_rand_int()};
+    for (size_t k = 0; k < G_N_ELEMENTS(sizes); k++) {
+        memsnap_snapshot *s = snap_pattern(sizes[k], k);
+        for (unsigned long lease = 0; lease < LEASES; lease++)
+            race(s, lease & 1 ? view_mut_tracked(s) : view_mut(s), writers_for(lease),
+                 rounds / (G_N_ELEMENTS(sizes) * LEASES) + 1, &rng);
+        memsnap_snapshot_unref(s);
+    }
+}
+
+int main(int argc, char **argv)
+{
+    if (argc > 2 && strcmp(argv[1], "--rounds") == 0) {
+        rounds = strtoul(argv[2], NULL, 10);
+        argv[2] = argv[0];
+        argv += 2;
+        argc -= 2;
+    }
+    test_init(&argc, &argv);
+    test_add("direct", test_direct, TEST_PLAIN);
+    test_add("atomic", test_atomic, TEST_PLAIN);
+    test_add("no-store-is-lost", test_no_store_is_lost, TEST_PLAIN);
+    return g_test_run();
+}

@@ -1,0 +1,397 @@
+/* Stores, their segments and their free space, and recyclers, by themselves. */
+#include "config.h"
+
+#include <stdlib.h>
+
+#include "storage/fill.h"
+#include "storage/freelist.h"
+#include "storage/pool.h"
+#include "view.h"
+#include "support/support.h"
+
+/* ---- free space ------------------------------------------------------------------------------ */
+
+/* Offsets and lengths in pages. True: the list had a reference to the segment. */
+static bool put(struct freelist *f, uint64_t offset, uint64_t len, struct segment *g)
+{
+    struct free_extent e = {offset * page, len * page, g};
+    bool spare = false;
+    g_assert_true(ms_freelist_put(f, &e, &spare));
+    return spare;
+}
+
+/* Whether so many pages can be had, and where; *emptied: they were the segment's last. */
+static bool have(struct freelist *f, uint64_t len, uint64_t *offset, bool *emptied)
+{
+    struct free_extent e;
+    if (!ms_freelist_take(f, len * page, &e, emptied))
+        return false;
+    g_assert_cmpuint(e.len, ==, len * page);
+    *offset = e.offset / page;
+    return true;
+}
+
+static struct segment segment_of(uint64_t first, uint64_t pages)
+{
+    return (struct segment){.offset = first * page, .len = pages * page};
+}
+
+/* In whatever order neighbours come back, in the end they are one. */
+static void test_neighbours_merge(void)
+{
+    static const int orders[][3] = {{0, 1, 2}, {0, 2, 1}, {1, 0, 2},
+                                    {1, 2, 0}, {2, 0, 1}, {2, 1, 0}};
+    for (size_t i = 0; i < G_N_ELEMENTS(orders); i++) {
+        struct segment g = segment_of(1000, 400);
+        struct freelist f = {0};
+        uint64_t at;
+        bool emptied;
+        for (int k = 0; k < 3; k++)
+            g_assert_cmpint(put(&f, 1050 + (uint64_t)orders[i][k] * 100, 100, &g), ==, k > 0);
+        g_assert_cmpuint(f.bytes, ==, 300 * page);
+        g_assert_false(have(&f, 301, &at, &emptied));
+        g_assert_true(have(&f, 300, &at, &emptied) && emptied);
+        g_assert_cmpuint(at, ==, 1050);
+        g_assert_cmpuint(f.bytes, ==, 0);
+        g_assert_false(have(&f, 1, &at, &emptied));
+        ms_os->free(f.v);
+        ms_os->free(g.free_bits);
+    }
+}
+
+static void test_segments_stay_apart(void)
+{
+    struct segment a = segment_of(0, 100), b = segment_of(100, 200);
+    struct freelist f = {0};
+    uint64_t at;
+    bool emptied;
+    g_assert_false(put(&f, 0, 100, &a));
+    g_assert_false(put(&f, 100, 100, &b));
+    g_assert_false(have(&f, 101, &at, &emptied));
+    g_assert_true(put(&f, 200, 100, &b));
+    g_assert_true(have(&f, 150, &at, &emptied) && !emptied);
+    g_assert_cmpuint(at, ==, 100);
+    g_assert_true(have(&f, 100, &at, &emptied) && emptied);
+    g_assert_cmpuint(at, ==, 0);
+    g_assert_true(have(&f, 50, &at, &emptied) && emptied);
+    g_assert_cmpuint(at, ==, 250);
+    ms_os->free(f.v);
+    ms_os->free(a.free_bits);
+    ms_os->free(b.free_bits);
+}
+
+enum { SEGMENT_PAGES = 300, SEGMENTS = 3 };
+
+static size_t longest_run(const bool *is_free)
+{
+    size_t longest = 0, run = 0;
+    for (size_t k = 0; k < SEGMENTS * SEGMENT_PAGES; k++) {
+        run = k % SEGMENT_PAGES && is_free[k] ? run + 1 : is_free[k];
+        longest = run > longest ? run : longest;
+    }
+    return longest;
+}
+
+/* Against a plain array, page by page; runs of a few pages, and of more than a word of bits. */
+static void test_free_space_model(void)
+{
+    struct segment g[SEGMENTS];
+    bool is_free[SEGMENTS * SEGMENT_PAGES] = {false};
+    struct rng rng = {(uint64_t)g_test_rand_int()};
+    struct freelist f = {0};
+    size_t total = 0;
+    for (size_t i = 0; i < SEGMENTS; i++)
+        g[i] = segment_of(i * SEGMENT_PAGES, SEGMENT_PAGES);
+    for (int step = 0; step < 20000; step++) {
+        size_t i = rng_below(&rng, SEGMENTS), first = rng_below(&rng, SEGMENT_PAGES),
+               most = rng_below(&rng, 4) ? 9 : 150, n = 0;
+        size_t len = 1 + rng_below(&rng, least(SEGMENT_PAGES - first, most));
+        bool *at = is_free + i * SEGMENT_PAGES + first, emptied;
+        struct free_extent e;
+        while (n < len && !at[n])
+            n++;
+        if (n && rng_below(&rng, 2)) {
+            put(&f, i * SEGMENT_PAGES + first, n, &g[i]);
+            memset(at, true, n);
+            total += n;
+        } else if (rng_below(&rng, 20) ? ms_freelist_take(&f, len * page, &e, &emptied)
+                                       : ms_freelist_take_any(&f, &e, &emptied)) {
+            size_t taken = (size_t)(e.len / page), from = (size_t)(e.offset / page);
+            for (size_t k = 0; k < taken; k++) {
+                g_assert_true(is_free[from + k]);
+                is_free[from + k] = false;
+            }
+            g_assert_true(e.segment == &g[from / SEGMENT_PAGES] &&
+                          (from + taken - 1) / SEGMENT_PAGES == from / SEGMENT_PAGES);
+            total -= taken;
+            g_assert_cmpint(emptied, ==,
+                            memchr(is_free + from / SEGMENT_PAGES * SEGMENT_PAGES, true,
+                                   SEGMENT_PAGES) == NULL);
+        } else {
+            g_assert_cmpuint(longest_run(is_free), <, len);
+        }
+        g_assert_cmpuint(f.bytes, ==, total * page);
+    }
+    /* What is not to be had is not there. */
+    for (size_t k = 0, run = 0; k < SEGMENTS * SEGMENT_PAGES; k++) {
+        run = k % SEGMENT_PAGES && is_free[k] ? run + 1 : is_free[k];
+        uint64_t where;
+        bool emptied;
+        if (run == 2) {
+            g_assert_true(have(&f, 2, &where, &emptied));
+            break;
+        }
+    }
+    ms_os->free(f.v);
+    for (size_t i = 0; i < SEGMENTS; i++)
+        ms_os->free(g[i].free_bits);
+}
+
+/* ---- chunks ---------------------------------------------------------------------------------- */
+
+static struct store *new_store_of(struct family_usage *c)
+{
+    struct store *s = NULL;
+    assert_ok(ms_store_new(config_is("heap") ? STORE_HEAP : STORE_ANON, c, &s));
+    return s;
+}
+
+static struct store *new_store(void)
+{
+    struct family_usage *c;
+    assert_ok(ms_family_usage_new(&c));
+    struct store *s = new_store_of(c);
+    ms_family_usage_unref(c);
+    return s;
+}
+
+static void unref_chunk(struct chunk *c)
+{
+    struct reclaim r = {0};
+    ms_chunk_unref(c, &r);
+    ms_reclaim_flush(&r);
+}
+
+static void check_filled(const struct chunk *c, uint64_t seed)
+{
+    size_t size = c->pages * page;
+    unsigned char *data = pattern(size, seed), *is = g_malloc(size);
+    assert_ok(ms_chunk_read(c, 0, is, size));
+    assert_same(is, data, size);
+    g_free(data);
+    g_free(is);
+}
+
+static struct chunk *filled(struct store *s, size_t pages, uint64_t seed)
+{
+    struct chunk *c = NULL;
+    unsigned char *data = pattern(pages * page, seed);
+    assert_ok(ms_store_allocate(s, pages, true, &c));
+    assert_ok(ms_chunk_fill(c, data, pages * page, MEMSNAP_HUGE_NEVER));
+    g_free(data);
+    return c;
+}
+
+/* Chunks of all sizes come and go; what is there keeps its bytes, and what was asked for as
+ * zeros is zero. */
+static void test_reuse(void)
+{
+    struct store *s = new_store();
+    struct chunk *c[40] = {0};
+    uint64_t seeds[40];
+    struct rng rng = {7};
+    for (int round = 0; round < (on_valgrind() ? 60 : 2000); round++) {
+        size_t i = rng_below(&rng, G_N_ELEMENTS(c));
+        if (c[i]) {
+            check_filled(c[i], seeds[i]);
+            unref_chunk(c[i]);
+            c[i] = NULL;
+        } else if (rng_below(&rng, 8) == 0) {
+            struct chunk *z = NULL;
+            char byte[1] = {1};
+            assert_ok(ms_store_allocate(s, 1 + rng_below(&rng, 20), false, &z));
+            if (s->kind != STORE_HEAP)
+                assert_ok(ms_chunk_prepare_shared(z));
+            assert_ok(ms_chunk_read(z, rng_below(&rng, z->pages) * page, byte, 1));
+            g_assert_cmpint(byte[0], ==, 0);
+            unref_chunk(z);
+        } else {
+            seeds[i] = rng_next(&rng);
+            c[i] = filled(s, 1 + rng_below(&rng, 20), seeds[i]);
+        }
+    }
+    for (size_t i = 0; i < G_N_ELEMENTS(c); i++) {
+        if (c[i])
+            check_filled(c[i], seeds[i]);
+        unref_chunk(c[i]);
+    }
+    ms_store_unref(s);
+}
+
+/* A store as large as a file can be is full: it does not begin anew at its start. */
+static void test_end_of_offsets(void)
+{
+    if (config_is("heap")) {
+        test_skip("heap pages have no offsets");
+        return;
+    }
+    struct store *s = new_store();
+    struct chunk *first = filled(s, 4, 1), *c[40];
+    size_t n = 0;
+    int e = 0;
+    while (n < G_N_ELEMENTS(c) &&
+           (e = ms_store_allocate(s, PTRDIFF_MAX / page / 4, false, &c[n])) == 0)
+        n++;
+    g_assert_cmpint(e, ==, -EFBIG);
+    struct chunk *last = NULL;
+    e = ms_store_allocate(s, 4, false, &last);
+    if (e == 0) {
+        g_assert_cmpuint(last->offset, >=, 4 * page);
+        unref_chunk(last);
+    } else {
+        g_assert_cmpint(e, ==, -EFBIG);
+    }
+    while (n > 0)
+        unref_chunk(c[--n]);
+    check_filled(first, 1);
+    unref_chunk(first);
+    ms_store_unref(s);
+}
+
+/* ---- recyclers ------------------------------------------------------------------------------- */
+
+/* Whoever parks and whoever opens may have been told of another image just before. */
+static void test_lot_of_one_image(void)
+{
+    struct image *now, *before;
+    struct memsnap_view v = {.next = NULL};
+    struct recycler *l = NULL;
+    assert_ok(ms_recycler_new(&l));
+    assert_ok(ms_image_zero(3, &now));
+    assert_ok(ms_image_zero(3, &before));
+    ms_recycler_set_image(l, now);
+    v.mapping.base = before;
+    g_assert_false(ms_recycler_accepts(l, before));
+    g_assert_false(ms_recycler_put(l, &v));
+    v.mapping.base = now;
+    ms_recycler_set_limit(l, 0);
+    g_assert_false(ms_recycler_put(l, &v));
+    ms_recycler_set_limit(l, 1);
+    g_assert_true(ms_recycler_put(l, &v));
+    struct memsnap_view second = {.mapping.base = now};
+    g_assert_false(ms_recycler_put(l, &second));
+    g_assert_null(ms_recycler_get(l, before, 0));
+    g_assert_null(ms_recycler_get(l, now, MEMSNAP_VIEW_COPY));
+    g_assert_true(ms_recycler_get(l, now, 0) == &v);
+    g_assert_null(ms_recycler_get(l, now, 0));
+    ms_recycler_set_limit(l, 0);
+    g_assert_false(ms_recycler_put(l, &v));
+    ms_recycler_unref(l);
+    ms_image_unref(now);
+    ms_image_unref(before);
+}
+
+/* However much a store has held in its life, what it keeps beside what is in use is bounded. */
+static void test_trim(void)
+{
+    enum { CHUNKS = 300, PAGES = 16, ROUNDS = 12 };
+    struct store *s = new_store();
+    struct chunk *live = filled(s, 8, 1);
+    if (s->kind == STORE_HEAP || !(config.os->caps & OS_CAP_PUNCH)) {
+        test_skip("free space cannot be given back to the system");
+    } else {
+        for (int round = 0; round < ROUNDS; round++) {
+            struct chunk *c[CHUNKS];
+            for (int i = 0; i < CHUNKS; i++)
+                c[i] = filled(s, PAGES, (uint64_t)i);
+            g_assert_cmpuint(s->pages, ==, CHUNKS * PAGES + 8);
+            for (int i = 0; i < CHUNKS; i++)
+                unref_chunk(c[i * 7 % CHUNKS]);
+            g_assert_cmpuint(s->pages, ==, 8);
+            ms_store_trim(s);
+            g_assert_cmpuint(s->free.bytes, <=, 1024 * page);
+            g_assert_cmpuint(object_bytes(), <=, (1024 + 8 + 64) * page);
+        }
+        check_filled(live, 1);
+    }
+    unref_chunk(live);
+    ms_store_unref(s);
+}
+
+/* A store of a family that has much in use elsewhere (from before a fork) keeps what one take
+ * gave back for the next. */
+static void test_trim_in_family(void)
+{
+    enum { MANY = 16384, TAKEN = 4096 };
+    struct family_usage *c;
+    assert_ok(ms_family_usage_new(&c));
+    struct store *large = new_store_of(c), *s = new_store_of(c);
+    struct chunk *live = filled(s, 1, 1), *root, *taken;
+    if (s->kind == STORE_HEAP || !(config.os->caps & OS_CAP_PUNCH)) {
+        test_skip("free space cannot be given back to the system");
+    } else {
+        assert_ok(ms_store_allocate(large, MANY, false, &root));
+        g_assert_cmpuint(atomic_load(&c->pages), ==, MANY + 1);
+        assert_ok(ms_store_allocate(s, TAKEN, true, &taken));
+        unref_chunk(taken);
+        ms_store_trim(s);
+        g_assert_cmpuint(s->free.bytes, ==, TAKEN * page);
+        unref_chunk(root);
+    }
+    ms_store_unref(large);
+    g_assert_cmpuint(atomic_load(&c->pages), ==, s->pages);
+    ms_store_trim(s);
+    g_assert_cmpuint(s->free.bytes, <=, 1024 * page);
+    /* the chunk has the last reference, and is not given back by itself */
+    ms_store_unref(s);
+    unref_chunk(live);
+    g_assert_cmpuint(atomic_load(&c->pages), ==, 0);
+    g_assert_cmpuint(ms_family_usage_stores(c), ==, 0);
+    ms_family_usage_unref(c);
+}
+
+/* A pool is trimmed when pages were given back since the last time, by chunks that are gone or
+ * by a whole store; else it is not even looked at. */
+static void test_pool_trim(void)
+{
+    enum { CHUNKS = 3000 };
+    struct pool *p;
+    struct chunk *live, *c[CHUNKS];
+    assert_ok(ms_pool_new(config_is("heap"), &p));
+    assert_ok(ms_pool_allocate(p, 1, true, &live));
+    if (p->store->kind == STORE_HEAP || !(config.os->caps & OS_CAP_PUNCH)) {
+        test_skip("free space cannot be given back to the system");
+    } else {
+        for (size_t i = 0; i < CHUNKS; i++)
+            assert_ok(ms_pool_allocate(p, 1, true, &c[i]));
+        g_assert_false(ms_family_usage_test_and_clear_freed(p->family));
+        for (size_t i = 0; i < CHUNKS; i++)
+            unref_chunk(c[i]);
+        g_assert_cmpuint(p->store->free.bytes, ==, CHUNKS * page);
+        ms_pool_trim(p);
+        g_assert_cmpuint(p->store->free.bytes, <=, 1024 * page);
+        g_assert_false(ms_family_usage_test_and_clear_freed(p->family));
+        struct store *other = new_store_of(p->family);
+        struct chunk *last = filled(other, 1, 1);
+        ms_store_unref(other);
+        unref_chunk(last);
+        g_assert_true(ms_family_usage_test_and_clear_freed(p->family));
+    }
+    unref_chunk(live);
+    ms_pool_unref(p);
+}
+
+int main(int argc, char **argv)
+{
+    test_init(&argc, &argv);
+    test_add("neighbours-merge", test_neighbours_merge, 0);
+    test_add("segments-stay-apart", test_segments_stay_apart, 0);
+    test_add("free-space-model", test_free_space_model, 0);
+    test_add("trim", test_trim, 0);
+    test_add("pool-trim", test_pool_trim, 0);
+    test_add("trim-in-family", test_trim_in_family, 0);
+    test_add("reuse", test_reuse, 0);
+    test_add("end-of-offsets", test_end_of_offsets, 0);
+    test_add("recycler-of-one-image", test_lot_of_one_image, 0);
+    return g_test_run();
+}
