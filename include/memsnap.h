@@ -907,7 +907,7 @@ struct memsnap_snapshot_stats {
     size_t chunks;
     /** Closed views that wait to be opened again. */
     size_t parked_views;
-    /* * Where the pages are: "memfd", "shm", "file", "heap", "section", or "none" if nothing was
+    /* * Where the pages are: "memfd", "file", "heap", or "none" if nothing was
      * stored yet. Static. */
     const char *backend;
 };
@@ -939,7 +939,7 @@ struct memsnap_view_stats {
     size_t restored_pages;
     /** How often restoring mapped anew rather than copied. */
     size_t remaps;
-    /* * How modified pages are found: "pagemap-scan", "pagemap", "working-set", "compare";
+    /* * How modified pages are found: "pagemap-scan", "pagemap", "compare";
      * "write-protect" with MEMSNAP_VIEW_TRACK. Static. */
     const char *dirty_source;
 };

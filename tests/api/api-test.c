@@ -606,10 +606,9 @@ static void test_backend_name(void)
     if (config_is("heap"))
         g_assert_cmpstr(backend, ==, "heap");
     else if (config_is("linux"))
-        g_assert_true(strcmp(backend, "memfd") == 0 || strcmp(backend, "shm") == 0 ||
-                      strcmp(backend, "file") == 0);
+        g_assert_true(strcmp(backend, "memfd") == 0 || strcmp(backend, "file") == 0);
     else
-        g_assert_true(strcmp(backend, "shm") == 0 || strcmp(backend, "file") == 0);
+        g_assert_cmpstr(backend, ==, "file");
     memsnap_view *v = view(s);
     const char *source = view_stats(v).dirty_source;
     const char *names[] = {[OS_SOURCE_SCAN] = "pagemap-scan",
