@@ -114,7 +114,7 @@ static int copy_huge(const struct image *i, const struct os_object *to, size_t w
     void *window;
     int e = ms_os->object_grow(to, whole);
     if (e == 0)
-        e = ms_os->map_new(to, 0, whole, ms_os->huge_size(), NULL, OS_SHARED_WRITE, &window);
+        e = ms_os->map_new(to, 0, whole, ms_os->huge_size(), OS_SHARED_WRITE, &window);
     if (e < 0)
         return e;
     /* in a child it would keep the object from being sealed */

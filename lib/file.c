@@ -17,7 +17,7 @@ static bool has_zero_tail(const struct os_object *file, uint64_t size, size_t pa
     void *last;
     if (!used)
         return true;
-    if (ms_os->map_new(file, (uint64_t)(pages - 1) * ps, ps, ps, NULL, OS_SHARED_READ, &last) < 0)
+    if (ms_os->map_new(file, (uint64_t)(pages - 1) * ps, ps, ps, OS_SHARED_READ, &last) < 0)
         return false;
     bool zero = ms_bytes_equal((const char *)last + used, NULL, ps - used);
     ms_os->unmap(last, ps);

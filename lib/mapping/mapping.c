@@ -307,12 +307,12 @@ static int open_planned(struct mapping *m, const struct plan *p, void *at)
     if (plan_is_one(p, m->pages) && !at) {
         const struct chunk *c = p->v[0].chunk;
         e = ms_os->map_new(&c->store->object, c->offset + p->v[0].chunk_page * ms_os->page_size(),
-                           m->length, alignment(m->length), NULL, OS_PRIVATE, &address);
+                           m->length, alignment(m->length), OS_PRIVATE, &address);
         if (e == 0)
             m->address = address;
         return e;
     }
-    e = ms_os->reserve(at, NULL, m->length, alignment(m->length), &address);
+    e = ms_os->reserve(at, m->length, alignment(m->length), &address);
     if (e < 0)
         return e;
     m->address = address;
@@ -372,12 +372,12 @@ int ms_mapping_open_shared(struct mapping *m, struct chunk *c, struct image *i, 
     if (e < 0)
         return e;
     if (at) {
-        e = ms_os->reserve(at, NULL, m->length, ms_os->page_size(), &address);
+        e = ms_os->reserve(at, m->length, ms_os->page_size(), &address);
         if (e == 0 && (e = ms_os->map_over(&c->store->object, c->offset, address, m->length,
                                            OS_SHARED_WRITE)) < 0)
             ms_os->unmap(address, m->length);
     } else {
-        e = ms_os->map_new(&c->store->object, c->offset, m->length, alignment(m->length), NULL,
+        e = ms_os->map_new(&c->store->object, c->offset, m->length, alignment(m->length),
                            OS_SHARED_WRITE, &address);
     }
     if (e < 0)

@@ -28,8 +28,8 @@ void *ms_alloc(size_t size);
 void *ms_realloc(void *p, size_t size);
 void ms_free(void *p);
 
-int ms_reserve(void *at, void *hint, size_t len, size_t align, void **out);
-int ms_map_new(const struct os_object *o, uint64_t offset, size_t len, size_t align, void *hint,
+int ms_reserve(void *at, size_t len, size_t align, void **out);
+int ms_map_new(const struct os_object *o, uint64_t offset, size_t len, size_t align,
                enum os_share how, void **out);
 int ms_map_over(const struct os_object *o, uint64_t offset, void *addr, size_t len,
                 enum os_share how);

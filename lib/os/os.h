@@ -28,7 +28,7 @@ struct os_object {
     uint64_t dev, ino;
     /* when made: a file with a name is another one, even if it has got the same inode */
     bool nameless;
-    const char *kind; /* "memfd", "shm", "file": what statistics report */
+    const char *kind; /* "memfd", "file": what statistics report */
 };
 
 struct os_iov {
@@ -89,12 +89,10 @@ struct os {
 
     /* -- address space. -EMLINK: the process has too many mappings; -ENOMEM: anything else -- */
     /* Private zero pages at a multiple of align (a power of two, >= page_size), or, where at is
-     * not NULL, exactly at `at` (-EEXIST if anything is mapped there). hint: try there first,
-     * may be NULL, no promise. */
-    int (*reserve)(void *at, void *hint, size_t len, size_t align, void **out);
-    /* The object's [offset, offset + len) at a place chosen as in reserve with at == NULL: one
-     * system call when hint fits. */
-    int (*map_new)(const struct os_object *o, uint64_t offset, size_t len, size_t align, void *hint,
+     * not NULL, exactly at `at` (-EEXIST if anything is mapped there). */
+    int (*reserve)(void *at, size_t len, size_t align, void **out);
+    /* The object's [offset, offset + len) at a place chosen as in reserve with at == NULL. */
+    int (*map_new)(const struct os_object *o, uint64_t offset, size_t len, size_t align,
                    enum os_share how, void **out);
     /* Over memory that is the caller's already, atomically: another thread that stores there
      * meets either the old or the new mapping. o == NULL: zero pages. Drops advice and

@@ -307,7 +307,7 @@ static enum verdict test_source(enum os_source source)
     enum verdict verdict = UNKNOWN;
     void *base;
     if (ms_object_grow(&o, len) == 0 &&
-        ms_map_new(&o, 0, len, ms_page_size(), NULL, OS_PRIVATE, &base) == 0) {
+        ms_map_new(&o, 0, len, ms_page_size(), OS_PRIVATE, &base) == 0) {
         touch_pattern(base);
         int answer = asked_pattern(source, base);
         if (answer != -ENOMEM)

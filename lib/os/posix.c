@@ -218,10 +218,11 @@ static int reserve_larger(size_t len, size_t align, char **out)
     return 0;
 }
 
-/* Where the hint or the kernel puts it, if that is aligned; else just below, which is free as a
+/* Where the kernel puts it, if that is aligned; else just below, which is free as a
  * rule because the kernel hands out addresses downwards; else inside a larger reservation. */
-static int map_aligned(const struct content *c, void *hint, size_t len, size_t align, void **out)
+static int map_aligned(const struct content *c, size_t len, size_t align, void **out)
 {
+    void *hint = NULL;
     for (int attempt = 0; attempt < 2; attempt++) {
         void *p = map(c, hint, len, 0);
         if (p == MAP_FAILED) /* EINVAL for zero pages: of an absurd length */
@@ -262,21 +263,21 @@ static int reserve_at(void *at, size_t len, void **out)
     return 0;
 }
 
-int ms_reserve(void *at, void *hint, size_t len, size_t align, void **out)
+int ms_reserve(void *at, size_t len, size_t align, void **out)
 {
     if (at)
         return reserve_at(at, len, out);
     struct content c;
     content_of(NULL, 0, OS_PRIVATE, &c);
-    return map_aligned(&c, hint, len, align, out);
+    return map_aligned(&c, len, align, out);
 }
 
-int ms_map_new(const struct os_object *o, uint64_t offset, size_t len, size_t align, void *hint,
+int ms_map_new(const struct os_object *o, uint64_t offset, size_t len, size_t align,
                enum os_share how, void **out)
 {
     struct content c;
     int r = content_of(o, offset, how, &c);
-    return r < 0 ? r : map_aligned(&c, hint, len, align, out);
+    return r < 0 ? r : map_aligned(&c, len, align, out);
 }
 
 int ms_map_over(const struct os_object *o, uint64_t offset, void *addr, size_t len,

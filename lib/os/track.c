@@ -267,7 +267,7 @@ static enum verdict test_tracking(void)
         return UNKNOWN;
     enum verdict verdict = UNKNOWN;
     if (ms_object_grow(&o, len) == 0 &&
-        ms_map_new(&o, 0, len, ms_page_size(), NULL, OS_PRIVATE, &base) == 0) {
+        ms_map_new(&o, 0, len, ms_page_size(), OS_PRIVATE, &base) == 0) {
         verdict = answers_right(base, len) ? WORKS : USELESS;
         ms_unmap(base, len);
     }

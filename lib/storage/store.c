@@ -120,7 +120,7 @@ static size_t window_alignment(uint64_t len)
 static void segment_map_window(struct segment *g, const struct os_object *o)
 {
     void *p;
-    if (ms_os->map_new(o, g->offset, (size_t)g->len, window_alignment(g->len), NULL, OS_SHARED_READ,
+    if (ms_os->map_new(o, g->offset, (size_t)g->len, window_alignment(g->len), OS_SHARED_READ,
                        &p) == 0)
         g->window = p;
 }
@@ -205,7 +205,7 @@ static int heap_allocate(struct chunk *c)
         if (!p)
             return -ENOMEM;
     } else {
-        int e = ms_os->reserve(NULL, NULL, len, window_alignment(len), &p);
+        int e = ms_os->reserve(NULL, len, window_alignment(len), &p);
         if (e < 0)
             return e;
         ms_os->advise(p, len, OS_HUGE);

@@ -108,23 +108,23 @@ static void fault_free(void *p)
 
 /* ---- address space --------------------------------------------------------------------------- */
 
-static int fault_reserve(void *at, void *hint, size_t len, size_t align, void **out)
+static int fault_reserve(void *at, size_t len, size_t align, void **out)
 {
     int r = strike(FAULT_RESERVE);
     if (r < 0)
         return r;
-    r = inner->reserve(at, hint, len, align, out);
+    r = inner->reserve(at, len, align, out);
     add(&mapped, r < 0 ? 0 : (long)len);
     return r;
 }
 
 static int fault_map_new(const struct os_object *o, uint64_t offset, size_t len, size_t align,
-                         void *hint, enum os_share how, void **out)
+                         enum os_share how, void **out)
 {
     int r = strike(FAULT_MAP_NEW);
     if (r < 0)
         return r;
-    r = inner->map_new(o, offset, len, align, hint, how, out);
+    r = inner->map_new(o, offset, len, align, how, out);
     add(&mapped, r < 0 ? 0 : (long)len);
     return r;
 }

@@ -203,14 +203,14 @@ static struct os_object object_of(size_t pages)
 static char *map_object(const struct os_object *o, size_t len, enum os_share how)
 {
     void *p;
-    g_assert_cmpint(os->map_new(o, 0, len, page, NULL, how, &p), ==, 0);
+    g_assert_cmpint(os->map_new(o, 0, len, page, how, &p), ==, 0);
     return p;
 }
 
 static char *reserve(size_t len)
 {
     void *p;
-    g_assert_cmpint(os->reserve(NULL, NULL, len, page, &p), ==, 0);
+    g_assert_cmpint(os->reserve(NULL, len, page, &p), ==, 0);
     return p;
 }
 
@@ -323,10 +323,9 @@ static void test_alignment(void)
     void *taken[N], *mapped[N];
     for (size_t i = 0; i < N; i++) {
         size_t align = page << i % 12;
-        g_assert_cmpint(os->reserve(NULL, NULL, page * (1 + i % 3), align, &taken[i]), ==, 0);
+        g_assert_cmpint(os->reserve(NULL, page * (1 + i % 3), align, &taken[i]), ==, 0);
         g_assert_cmpuint((uintptr_t)taken[i] % align, ==, 0);
-        g_assert_cmpint(os->map_new(&o, page, 2 * page, align, NULL, OS_PRIVATE, &mapped[i]), ==,
-                        0);
+        g_assert_cmpint(os->map_new(&o, page, 2 * page, align, OS_PRIVATE, &mapped[i]), ==, 0);
         g_assert_cmpuint((uintptr_t)mapped[i] % align, ==, 0);
         g_assert_true(all_bytes(mapped[i], 2, page) &&
                       all_bytes((char *)mapped[i] + page, 3, page));
@@ -342,38 +341,22 @@ static void test_reserve_at(void)
 {
     char *p = reserve(8 * page);
     void *q = &q;
-    g_assert_cmpint(os->reserve(p + page, NULL, page, page, &q), ==, -EEXIST);
-    g_assert_cmpint(os->reserve(p + 7 * page, NULL, 2 * page, page, &q), ==, -EEXIST);
+    g_assert_cmpint(os->reserve(p + page, page, page, &q), ==, -EEXIST);
+    g_assert_cmpint(os->reserve(p + 7 * page, 2 * page, page, &q), ==, -EEXIST);
     g_assert_true(q == &q);
     memset(p, 1, 8 * page);
     os->unmap(p, 8 * page);
-    g_assert_cmpint(os->reserve(p + page, NULL, page, page, &q), ==, 0);
+    g_assert_cmpint(os->reserve(p + page, page, page, &q), ==, 0);
     g_assert_true(q == p + page && all_bytes(q, 0, page));
     os->unmap(q, page);
-}
-
-static void test_hint(void)
-{
-    char *p = reserve(8 * page);
-    os->unmap(p, 8 * page);
-    struct os_object o = object_of(2);
-    void *q;
-    g_assert_cmpint(os->map_new(&o, 0, 2 * page, page, p + page, OS_PRIVATE, &q), ==, 0);
-    g_assert_true(q == p + page);
-    void *other; /* a hint that is taken is only a hint */
-    g_assert_cmpint(os->reserve(NULL, q, page, page, &other), ==, 0);
-    g_assert_true(other != q && all_bytes(q, 1, page));
-    os->unmap(q, 2 * page);
-    os->unmap(other, page);
-    os->object_close(&o);
 }
 
 static void test_too_large(void)
 {
     void *p = &p;
     size_t huge = SIZE_MAX / 2 / page * page;
-    g_assert_cmpint(os->reserve(NULL, NULL, huge, page, &p), ==, -ENOMEM);
-    g_assert_cmpint(os->reserve(NULL, NULL, huge, page << 9, &p), ==, -ENOMEM);
+    g_assert_cmpint(os->reserve(NULL, huge, page, &p), ==, -ENOMEM);
+    g_assert_cmpint(os->reserve(NULL, huge, page << 9, &p), ==, -ENOMEM);
     g_assert_true(p == &p);
 }
 
@@ -539,7 +522,7 @@ static void test_collapse(void)
     g_assert_cmpint(os->object_create(&o), ==, 0);
     g_assert_cmpint(os->object_grow(&o, 2 * huge), ==, 0);
     void *p;
-    g_assert_cmpint(os->map_new(&o, 0, 2 * huge, huge, NULL, OS_SHARED_WRITE, &p), ==, 0);
+    g_assert_cmpint(os->map_new(&o, 0, 2 * huge, huge, OS_SHARED_WRITE, &p), ==, 0);
     g_assert_cmpuint((uintptr_t)p % huge, ==, 0);
     g_assert_cmpuint(os->huge_bytes(p, 2 * huge), ==, 0);
     *(char *)p = 1;
@@ -562,7 +545,7 @@ static void test_collapse(void)
 static size_t read_one_of(const struct os_object *o, size_t len, size_t align, bool boundary)
 {
     void *p;
-    g_assert_cmpint(os->map_new(o, 0, len, align, NULL, OS_PRIVATE, &p), ==, 0);
+    g_assert_cmpint(os->map_new(o, 0, len, align, OS_PRIVATE, &p), ==, 0);
     if (boundary)
         g_assert_cmpint(os->advise((char *)p + len / 2, len / 2, OS_BOUNDARY), ==, 0);
     g_assert_cmpuint(os->present_bytes(p, len), ==, 0);
@@ -589,7 +572,7 @@ static void test_boundary(void)
     }
     g_assert_cmpint(os->object_create(&o), ==, 0);
     g_assert_cmpint(os->object_grow(&o, huge), ==, 0);
-    g_assert_cmpint(os->map_new(&o, 0, huge, huge, NULL, OS_SHARED_WRITE, &p), ==, 0);
+    g_assert_cmpint(os->map_new(&o, 0, huge, huge, OS_SHARED_WRITE, &p), ==, 0);
     memset(p, 7, huge);
     size_t mapped = os->present_bytes(p, huge);
     int r = os->collapse(p, huge);
@@ -641,10 +624,10 @@ static void check_mapping_limit(void)
     memset(p, 1, 4 * page);
     os->unmap((char *)p + page, page); /* cannot be cut out, but holds no memory any more */
     CHECK(all_bytes((char *)p + page, 0, page) && all_bytes((char *)p + 2 * page, 1, page));
-    while (os->map_new(&o, 0, page, page, NULL, OS_PRIVATE, &q) == 0)
+    while (os->map_new(&o, 0, page, page, OS_PRIVATE, &q) == 0)
         ;
-    CHECK(os->map_new(&o, 0, page, page, NULL, OS_PRIVATE, &q) == -EMLINK);
-    CHECK(os->reserve(NULL, NULL, page, page << 9, &q) == -EMLINK);
+    CHECK(os->map_new(&o, 0, page, page, OS_PRIVATE, &q) == -EMLINK);
+    CHECK(os->reserve(NULL, page, page << 9, &q) == -EMLINK);
     CHECK(munmap(wall, len) == 0);
     CHECK(os->map_over(&o, 0, (char *)p + page, page, OS_PRIVATE) == 0);
     CHECK(all_bytes((char *)p + page, 1, page));
@@ -667,13 +650,13 @@ static void check_address_space_limit(void)
     void *p = &p;
     struct rlimit limit = {(size_t)used * page + 64 * MIB, RLIM_INFINITY};
     CHECK(setrlimit(RLIMIT_AS, &limit) == 0);
-    CHECK(os->reserve(NULL, NULL, 256 * MIB, page, &p) == -ENOMEM);
+    CHECK(os->reserve(NULL, 256 * MIB, page, &p) == -ENOMEM);
     /* Up to the last page: not even the question which wall it is fits in. */
-    while (os->reserve(NULL, NULL, MIB, page, &p) == 0)
+    while (os->reserve(NULL, MIB, page, &p) == 0)
         ;
-    while (os->reserve(NULL, NULL, page, page, &p) == 0)
+    while (os->reserve(NULL, page, page, &p) == 0)
         ;
-    CHECK(os->reserve(NULL, NULL, page, page, &p) == -ENOMEM);
+    CHECK(os->reserve(NULL, page, page, &p) == -ENOMEM);
 }
 
 static void test_address_space_limit(void)
@@ -692,7 +675,7 @@ static void test_object(void)
     g_assert_cmpint(os->object_create(&o), ==, 0);
     g_assert_cmpint(o.fd, >, 2);
     g_assert_cmpint(fcntl(o.fd, F_GETFD) & FD_CLOEXEC, ==, FD_CLOEXEC);
-    g_assert_true(!strcmp(o.kind, "memfd") || !strcmp(o.kind, "shm") || !strcmp(o.kind, "file"));
+    g_assert_true(!strcmp(o.kind, "memfd") || !strcmp(o.kind, "file"));
     struct stat st;
     g_assert_cmpint(fstat(o.fd, &st), ==, 0);
     g_assert_cmpuint(st.st_nlink, ==, 0);
@@ -820,7 +803,7 @@ static void check_strangers(const struct os_object *o)
     void *q;
     struct os_iov v = {&byte, 1};
     uint64_t a = 0, b = 0;
-    g_assert_cmpint(os->map_new(o, 0, page, page, NULL, OS_PRIVATE, &q), ==, -EBADF);
+    g_assert_cmpint(os->map_new(o, 0, page, page, OS_PRIVATE, &q), ==, -EBADF);
     g_assert_cmpint(os->map_over(o, 0, p, page, OS_PRIVATE), ==, -EBADF);
     g_assert_true(all_bytes(p, 0, page));
     g_assert_cmpint(os->object_grow(o, 100 * page), ==, -EBADF);
@@ -1098,7 +1081,7 @@ static void test_sealed(void)
     p[0] = 1;
     os->unmap(p, page);
     void *q;
-    g_assert_cmpint(os->map_new(&o, 0, page, page, NULL, OS_SHARED_WRITE, &q), ==, -EACCES);
+    g_assert_cmpint(os->map_new(&o, 0, page, page, OS_SHARED_WRITE, &q), ==, -EACCES);
     os->object_close(&o);
     close(fd);
 }
@@ -1343,7 +1326,7 @@ static void test_split_huge_page(void)
         return;
     }
     void *p;
-    g_assert_cmpint(os->reserve(NULL, NULL, huge, huge, &p), ==, 0);
+    g_assert_cmpint(os->reserve(NULL, huge, huge, &p), ==, 0);
     os->advise(p, huge, OS_HUGE);
     memset(p, 5, huge);
     memset((char *)p + 10 * page, 0, page);
@@ -2140,7 +2123,6 @@ static const struct {
     {"reserve", test_reserve, ANY},
     {"alignment", test_alignment, ANY},
     {"reserve-at", test_reserve_at, ANY},
-    {"hint", test_hint, ANY},
     {"too-large", test_too_large, ANY},
     {"sharing", test_sharing, ANY},
     {"map-over", test_map_over, ANY},
