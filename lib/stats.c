@@ -73,7 +73,7 @@ static int snapshot_stats(struct memsnap_snapshot *s, struct memsnap_snapshot_st
     int e = ms_image_usage(s->image, own, &u);
     if (e < 0)
         return e;
-    t->extents = u.extents;
+    t->extents = u.runs;
     t->chunks = u.chunks;
     t->stored_bytes = u.stored_pages * ps;
     t->exclusive_bytes = u.exclusive_pages * ps;

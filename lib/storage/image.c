@@ -1,91 +1,16 @@
-/* Images: the radix tree from page number to chunk page. See image.h for what it promises.
- *
- * A slot of level n stands for an aligned block of 64^n pages, the root slot for the whole
- * image. It is empty (zero pages), one run of a chunk over all of its block, or a node: 64
- * children one level down. Blocks are cut at the end of the image; children wholly beyond it are
- * never looked at.
- *
- * A node keeps slots for those children only that are not part of `rest`, which is a run over
- * the whole block or empty. With a few changed pages here and there it is one or two cache lines
- * instead of 64 slots, and one reference to what was there before does for all other children.
- * With nodes of 16 slots, each of them kept, a take of 16 pages of a GiB takes 10% longer.
- *
- * Invariants:
- *  - a node whose children (those inside the image) are all empty, or continue one chunk, does
- *    not exist: the slot that would refer to it is that run.
- *  - no child has a slot of its own that is the same as its part of `rest`; if all have one,
- *    `rest` is empty.
- *  - every slot that refers to a chunk or a node holds one reference to it.
- *  - nodes are changed only by an edit that owns them: the edit's image is its own, and every
- *    node on the way down has one reference. No other thread can then get a reference to them.
- *    All other nodes are immutable. */
+/* Images: the radix tree from page number to chunk page. image.h says what it promises,
+ * image_tree.h how it is laid out and what always holds. */
 #include "config.h"
 
 #include "storage/image.h"
 
 #include <assert.h>
 #include <errno.h>
-#include <limits.h>
-#include <stdint.h>
 #include <string.h>
 
-#include "storage/chunk.h"
+#include "base/arith.h"
 #include "os/os.h"
-#include "base/refcount.h"
-
-enum {
-    FANOUT_BITS = 6,
-    FANOUT = 1 << FANOUT_BITS,
-    PAGE_BITS = sizeof(size_t) * CHAR_BIT,
-    MAX_HEIGHT = (PAGE_BITS + FANOUT_BITS - 1) / FANOUT_BITS
-};
-
-#define IS_NODE SIZE_MAX /* in slot.page: no chunk has a page of this number */
-
-struct node;
-
-typedef uint64_t children_mask; /* a bit for each child of a node */
-#define ALL_CHILDREN (UINT64_MAX >> (64 - FANOUT))
-
-struct slot {
-    union {
-        struct chunk *chunk; /* NULL: zero pages, and then page is 0 */
-        struct node *node;
-    };
-    size_t page; /* the chunk's page where the slot begins, or IS_NODE */
-};
-
-struct node {
-    refcount refs; /* slots, of nodes and of images */
-    /* a bit for each child that has a slot of its own, in this order: */
-    children_mask own;
-    struct slot rest; /* what the others are part of; not a node */
-    struct slot slots[];
-};
-
-struct image {
-    refcount refs;
-    size_t pages;
-    unsigned height; /* levels of nodes that there can be: 64^height >= pages */
-    struct slot root;
-};
-
-/* The pages [first, end) that a slot stands for: 1 << bits of them, except where the image ends
- * before. */
-struct block {
-    size_t first, end;
-    unsigned bits;
-};
-
-static size_t min_size(size_t a, size_t b)
-{
-    return a < b ? a : b;
-}
-
-static size_t max_size(size_t a, size_t b)
-{
-    return a > b ? a : b;
-}
+#include "storage/image_tree.h"
 
 /* ---- blocks and slots ------------------------------------------------------------------------ */
 
@@ -94,13 +19,13 @@ static struct block whole(const struct image *i)
     return (struct block){0, i->pages, i->height * FANOUT_BITS};
 }
 
-/* Which child of a block a page lies in. */
+/* The index of the child that contains the page. */
 static unsigned child_index(struct block b, size_t page)
 {
     return (unsigned)((page - b.first) >> (b.bits - FANOUT_BITS));
 }
 
-/* Children that are not wholly beyond the end of the image. */
+/* How many children of a block begin before the end of the image. */
 static unsigned children(struct block b)
 {
     return child_index(b, b.end - 1) + 1;
@@ -110,7 +35,7 @@ static struct block child_block(struct block b, unsigned index)
 {
     unsigned bits = b.bits - FANOUT_BITS;
     size_t first = b.first + ((size_t)index << bits);
-    return (struct block){first, first + min_size((size_t)1 << bits, b.end - first), bits};
+    return (struct block){first, first + ms_min((size_t)1 << bits, b.end - first), bits};
 }
 
 static bool is_node(const struct slot *s)
@@ -123,14 +48,14 @@ static struct slot slot_of(struct chunk *c, size_t page)
     return (struct slot){.chunk = c, .page = c ? page : 0};
 }
 
-/* What a slot that is no node holds from its offset-th page on. */
+/* The rest of a zero slot or run, from its page number `offset` on. */
 static struct slot slot_from(const struct slot *s, size_t offset)
 {
     return slot_of(s->chunk, s->page + offset);
 }
 
-/* By hand: where the compiler may not use the processor's instruction it calls a function, 3% of
- * a take. */
+/* The compiler's builtin is a function call where the processor's instruction may not be assumed,
+ * which makes a take 3% longer. */
 static unsigned bits_in(children_mask v)
 {
     v -= v >> 1 & 0x5555555555555555;
@@ -149,7 +74,7 @@ static unsigned highest_bit(children_mask v)
     return 63 - (unsigned)__builtin_clzll(v);
 }
 
-/* Children first to last. */
+/* The bits of the children first to last, both included. */
 static children_mask bits_from_to(unsigned first, unsigned last)
 {
     return (UINT64_C(2) << last) - (UINT64_C(1) << first);
@@ -160,13 +85,13 @@ static bool has_own(const struct node *n, unsigned index)
     return n->own >> index & 1;
 }
 
-/* How many children before this one have slots of their own: where its own is. */
+/* Where the child's own slot is: so many children before it have slots of their own. */
 static unsigned own_index(const struct node *n, unsigned index)
 {
     return bits_in(n->own & ((UINT64_C(1) << index) - 1));
 }
 
-/* Child `index` of a node, which stands for 1 << bits pages. */
+/* Child `index` of a node. A child stands for 1 << bits pages. */
 static struct slot node_child(const struct node *n, unsigned index, unsigned bits)
 {
     if (has_own(n, index))
@@ -174,20 +99,20 @@ static struct slot node_child(const struct node *n, unsigned index, unsigned bit
     return slot_from(&n->rest, (size_t)index << bits);
 }
 
-/* Child `index` of a slot, whether there is a node or one would have to be made. */
+/* Child `index` of a slot; if the slot is no node, what the child would be in one. */
 static struct slot slot_child(const struct slot *s, struct block b, unsigned index)
 {
     unsigned bits = b.bits - FANOUT_BITS;
     return is_node(s) ? node_child(s->node, index, bits) : slot_from(s, (size_t)index << bits);
 }
 
-/* Same pages for certain: two nodes may still hold the same if they are not one and the same. */
+/* True: the same pages. Of two nodes false says nothing: they may have the same content. */
 static bool slot_same(const struct slot *a, const struct slot *b)
 {
     return a->page == b->page && (is_node(a) ? a->node == b->node : a->chunk == b->chunk);
 }
 
-/* A reference for each of n slots; one addition for neighbours of the same chunk. */
+/* Takes a reference for each of n slots. Neighbours of one chunk cost one atomic addition. */
 static void slots_ref(const struct slot *s, unsigned n)
 {
     for (unsigned i = 0, same; i < n; i += same) {
@@ -203,8 +128,8 @@ static void slots_ref(const struct slot *s, unsigned n)
     }
 }
 
-/* Gives back the slot's reference. In page order, so that r can merge the pages of chunks that
- * lie side by side. */
+/* Gives back the slot's reference. Chunks go in page order, so that r can merge those that are
+ * neighbours in the store. */
 static void slot_drop(const struct slot *s, struct reclaim *r)
 {
     if (!is_node(s)) {
@@ -220,7 +145,7 @@ static void slot_drop(const struct slot *s, struct reclaim *r)
     ms_os->free(n);
 }
 
-/* Reference first: what is dropped may hold the only one. */
+/* Takes the new reference first: the old content may hold the only one. */
 static void slot_replace(struct slot *s, struct slot by, struct reclaim *r)
 {
     slots_ref(&by, 1);
@@ -286,16 +211,17 @@ size_t ms_image_pages(const struct image *i)
 
 /* ---- looking --------------------------------------------------------------------------------- */
 
-/* Where a walk from piece to piece is: a slot, or neighbouring children that are all part of one
- * `rest`. Going on does not start at the root again. */
+/* A position in a walk over the tree. The walk goes from one run to the next without starting at
+ * the root again. Such a run is one slot, or all neighbouring children that are parts of one
+ * `rest`; it may be continued by the next. */
 struct cursor {
-    /* [n]: the node of children of level n on the way to the piece */
+    /* path[n]: the node on the way whose children are of level n */
     const struct node *path[MAX_HEIGHT];
-    /* what is there from its first page on; not a node, except while descending */
+    /* what is there from `first` on; a node only while the cursor descends */
     struct slot slot;
-    /* the piece's pages; the last may be beyond the end of the image */
+    /* the pages of the run; the last may be behind the end of the image */
     size_t first, last;
-    /* the last slot looked at stands for 1 << bits pages, aligned to as many */
+    /* the slot visited last stands for an aligned block of 1 << bits pages */
     unsigned bits;
 };
 
@@ -306,13 +232,15 @@ static size_t pages_below(unsigned bits)
 
 static void cursor_start(struct cursor *c, const struct image *i)
 {
-    c->slot = i->root; /* clearing the path would take a third of the time of a short walk */
+    /* The path stays uninitialised: clearing it takes a third of the time of a short walk. */
+    c->slot = i->root;
     c->bits = i->height * FANOUT_BITS;
     c->first = 0;
     c->last = pages_below(c->bits);
 }
 
-/* To the child of a node, or the children of `rest` around it, that page lies in. */
+/* Goes from a node to the child that contains the page, or, if that is part of `rest`, to it and
+ * its neighbours. */
 static void cursor_enter(struct cursor *c, const struct node *n, size_t page)
 {
     unsigned index = (page >> c->bits) % FANOUT;
@@ -331,7 +259,7 @@ static void cursor_enter(struct cursor *c, const struct node *n, size_t page)
     c->slot = slot_from(&n->rest, c->first - begin);
 }
 
-/* From a node down to the piece that page lies in. */
+/* Goes from a node down to the run that contains the page. */
 static void cursor_descend(struct cursor *c, size_t page)
 {
     while (is_node(&c->slot)) {
@@ -342,7 +270,7 @@ static void cursor_descend(struct cursor *c, size_t page)
     }
 }
 
-/* To the piece behind, which begins inside the image. */
+/* Goes to the next run. There must be one: the image does not end here. */
 static void cursor_next(struct cursor *c)
 {
     size_t page = c->last + 1;
@@ -371,15 +299,15 @@ void ms_image_run(const struct image *i, size_t page, size_t limit, struct run *
     *run = (struct run){page, limit - page, here.chunk, here.page};
 }
 
-/* A search for the first stretch of [page, limit) that differs: [first, end) once found. */
+/* A search for the first run of pages in [page, limit) that differs: [first, end) once found. */
 struct difference {
     size_t page, limit;
     bool found;
     size_t first, end;
 };
 
-/* The children that need a look: where neither has a slot of its own they are the same if the
- * rest is. */
+/* The children that have to be compared. If both `rest` are the same, so are all children without
+ * slots of their own. */
 static children_mask may_differ(const struct slot *a, const struct slot *b)
 {
     const struct slot *rest_of_a = is_node(a) ? &a->node->rest : a,
@@ -389,18 +317,18 @@ static children_mask may_differ(const struct slot *a, const struct slot *b)
     return (is_node(a) ? a->node->own : 0) | (is_node(b) ? b->node->own : 0);
 }
 
-/* The first child of the mask from `index` on, or one beyond the last. */
+/* The first child in [index, last] that is in the mask, or last + 1. */
 static unsigned next_child(children_mask mask, unsigned index, unsigned last)
 {
     children_mask left = mask & bits_from_to(index, last);
     return left ? lowest_bit(left) : last + 1;
 }
 
-/* Goes on in a block whose slots are not the same. True: the stretch ended there. */
+/* Continues the search in a block whose two slots differ. True: the run ended inside the block. */
 static bool difference_extend(const struct slot *a, const struct slot *b, struct block at,
                               struct difference *d)
 {
-    size_t from = max_size(at.first, d->page), to = min_size(at.end, d->limit);
+    size_t from = ms_max(at.first, d->page), to = ms_min(at.end, d->limit);
     if (!is_node(a) && !is_node(b)) {
         if (!d->found)
             d->first = from;
@@ -443,7 +371,7 @@ bool ms_image_differs(const struct image *a, const struct image *b, size_t page,
 
 /* ---- editing --------------------------------------------------------------------------------- */
 
-/* Fills a new node with what the slot holds. The children in `own` get slots of their own. */
+/* Makes n a node with the content of s, in which the children in `own` have slots of their own. */
 static void node_fill(struct node *n, const struct slot *s, struct block b, children_mask own)
 {
     ms_ref_init(&n->refs);
@@ -459,22 +387,22 @@ static bool is_owned(const struct slot *s)
     return is_node(s) && ms_ref_count(&s->node->refs) == 1;
 }
 
-/* Makes the slot a node that only this edit refers to, and in which the children of the mask
- * have slots of their own: the one there, one with more room, its copy, or what splitting the
- * run gives. */
+/* Makes the slot a node that this edit owns, in which the children of the mask have slots of their
+ * own. If the slot has such a node already, it stays. Otherwise a new one replaces the owned node
+ * (with more slots), the shared node (as a copy), or the run (split). */
 static int slot_own(struct slot *s, struct block b, children_mask mask, struct reclaim *r)
 {
     children_mask before = is_node(s) ? s->node->own : 0, own = before | mask;
     bool owned = is_owned(s);
     if (owned)
-        MS_ACQUIRES(&s->node->refs); /* others may have read it until they dropped theirs */
+        MS_ACQUIRES(&s->node->refs); /* others have read it before they dropped their references */
     if (owned && own == before)
         return 0;
     struct node *n = ms_os->alloc(sizeof *n + bits_in(own) * sizeof n->slots[0]);
     if (!n)
         return -ENOMEM;
     node_fill(n, s, b, own);
-    if (owned) { /* what it refers to goes with it */
+    if (owned) { /* the references move to the new node */
         if (n->rest.chunk)
             ms_chunk_ref_many(n->rest.chunk, bits_in(own & ~before));
         ms_os->free(s->node);
@@ -487,7 +415,7 @@ static int slot_own(struct slot *s, struct block b, children_mask mask, struct r
     return 0;
 }
 
-/* Takes away those slots of the mask's children that say no more than `rest` does. */
+/* Removes the own slots of those children of the mask that are the same as their part of `rest`. */
 static void node_merge(struct node *n, struct block b, children_mask mask, struct reclaim *r)
 {
     for (children_mask left = n->own & mask; left; left &= left - 1) {
@@ -501,7 +429,7 @@ static void node_merge(struct node *n, struct block b, children_mask mask, struc
     }
 }
 
-/* Whether the children, which all have slots of their own, amount to one run. */
+/* Whether the children are one run together. All of them have slots of their own. */
 static bool node_is_run(const struct node *n, struct block b, unsigned count)
 {
     const struct slot *v = n->slots;
@@ -515,8 +443,8 @@ static bool node_is_run(const struct node *n, struct block b, unsigned count)
     return true;
 }
 
-/* Brings an owned node, of which the mask's children were set, into the form that it is to have;
- * or puts one run in its place if it amounts to that. */
+/* Restores the invariants of an owned node after the children of the mask were set. If the node is
+ * one run now, the run replaces it. */
 static void slot_collapse(struct slot *s, struct block b, children_mask mask, struct reclaim *r)
 {
     struct node *n = s->node;
@@ -533,11 +461,11 @@ static void slot_collapse(struct slot *s, struct block b, children_mask mask, st
         slot_replace(s, n->slots[0], r);
 }
 
-/* Sets the part of the run that lies in the block. After an error references are right, nodes
- * may want collapsing. */
+/* Sets the pages of the run that lie in the block. After an error all references are right, but
+ * nodes may violate the other invariants. */
 static int slot_set(struct slot *s, struct block b, const struct run *run, struct reclaim *r)
 {
-    size_t from = max_size(b.first, run->first), to = min_size(b.end, run->first + run->pages);
+    size_t from = ms_max(b.first, run->first), to = ms_min(b.end, run->first + run->pages);
     struct slot wanted = slot_of(run->chunk, run->chunk_page + (from - run->first));
     if (!is_node(s)) {
         struct slot here = slot_from(s, from - b.first);
@@ -550,56 +478,55 @@ static int slot_set(struct slot *s, struct block b, const struct run *run, struc
     }
     unsigned index = child_index(b, from), last = child_index(b, to - 1);
     children_mask mask = bits_from_to(index, last);
-    int error = slot_own(s, b, mask, r);
-    if (error)
-        return error;
+    int e = slot_own(s, b, mask, r);
+    if (e)
+        return e;
     for (struct slot *child = &s->node->slots[own_index(s->node, index)]; index <= last;
          index++, child++) {
-        error = slot_set(child, child_block(b, index), run, r);
-        if (error)
-            return error;
+        e = slot_set(child, child_block(b, index), run, r);
+        if (e)
+            return e;
     }
     slot_collapse(s, b, mask, r);
     return 0;
 }
 
-int ms_image_edit_begin(struct image_edit *e, const struct image *from)
+int ms_image_edit_begin(struct image_edit *edit, const struct image *from)
 {
-    return image_new(from->pages, from->root, &e->image);
+    return image_new(from->pages, from->root, &edit->image);
 }
 
-int ms_image_edit_set(struct image_edit *e, const struct run *run)
+int ms_image_edit_set(struct image_edit *edit, const struct run *run)
 {
-    struct image *i = e->image;
+    struct image *i = edit->image;
     assert(run->first <= i->pages && run->pages <= i->pages - run->first);
     assert(!run->chunk || (run->chunk_page <= run->chunk->pages &&
                            run->pages <= run->chunk->pages - run->chunk_page));
     if (run->pages == 0)
         return 0;
     struct reclaim r = {0};
-    int error = slot_set(&i->root, whole(i), run, &r);
+    int e = slot_set(&i->root, whole(i), run, &r);
     ms_reclaim_flush(&r);
-    return error;
+    return e;
 }
 
-struct image *ms_image_edit_finish(struct image_edit *e)
+struct image *ms_image_edit_finish(struct image_edit *edit)
 {
-    struct image *i = e->image;
-    e->image = NULL;
+    struct image *i = edit->image;
+    edit->image = NULL;
     return i;
 }
 
-void ms_image_edit_abandon(struct image_edit *e)
+void ms_image_edit_abandon(struct image_edit *edit)
 {
-    ms_image_unref(ms_image_edit_finish(e));
+    ms_image_unref(ms_image_edit_finish(edit));
 }
 
 size_t ms_image_block(size_t page, size_t pages)
 {
-    enum { PART = 16 }; /* of a node: what is less than one is cut smaller, to die sooner */
-    if (page % PART != 0 || pages < PART)
-        return min_size(pages, PART - page % PART);
-    size_t block = PART;
+    if (page % SMALL_BLOCK != 0 || pages < SMALL_BLOCK)
+        return ms_min(pages, SMALL_BLOCK - page % SMALL_BLOCK);
+    size_t block = SMALL_BLOCK;
     for (size_t slot = FANOUT; slot <= pages && page % slot == 0; slot *= FANOUT) {
         block = slot;
         if (slot > pages / FANOUT)
@@ -621,18 +548,18 @@ bool ms_image_is_exclusive(const struct image *i, struct chunk **chunk)
     return true;
 }
 
-/* How many slots that nothing but this image refers to hold a chunk. */
+/* A chunk, and how many references to it are held by slots that only this image can reach. */
 struct tally {
     struct chunk *chunk;
     size_t slots;
 };
 
-/* The chunks met so far, as a hash table with open addressing that is never more than half full. */
+/* The chunks of an image: a hash table with open addressing that is never more than half full. */
 struct inventory {
     struct tally *table;
     size_t capacity, used; /* capacity is a power of two, or 0 */
-    size_t extents;
-    struct slot next; /* what continues the extent met last; node and zero: none */
+    size_t runs;
+    struct slot next; /* what would continue the last run; a node or zero: nothing */
 };
 
 static struct tally *inventory_find(struct tally *table, size_t capacity, const struct chunk *c)
@@ -646,8 +573,8 @@ static struct tally *inventory_find(struct tally *table, size_t capacity, const 
 
 static int inventory_grow(struct inventory *inventory)
 {
-    enum { FIRST_ROOM = 16 };
-    size_t capacity = inventory->capacity > 0 ? inventory->capacity * 2 : FIRST_ROOM;
+    enum { MIN_CAPACITY = 16 };
+    size_t capacity = inventory->capacity > 0 ? inventory->capacity * 2 : MIN_CAPACITY;
     struct tally *table = ms_os->alloc(capacity * sizeof *table);
     if (!table)
         return -ENOMEM;
@@ -668,12 +595,12 @@ static int inventory_run(struct inventory *inventory, const struct slot *s, stru
         return 0;
     }
     if (!slot_same(s, &inventory->next))
-        inventory->extents++;
+        inventory->runs++;
     inventory->next = slot_from(s, b.end - b.first);
     if (inventory->used >= inventory->capacity / 2) {
-        int error = inventory_grow(inventory);
-        if (error)
-            return error;
+        int e = inventory_grow(inventory);
+        if (e)
+            return e;
     }
     struct tally *t = inventory_find(inventory->table, inventory->capacity, s->chunk);
     if (!t->chunk)
@@ -683,7 +610,7 @@ static int inventory_run(struct inventory *inventory, const struct slot *s, stru
     return 0;
 }
 
-/* `rest` has one reference for all the children that it stands for. */
+/* `rest` holds one reference for all children that are parts of it. */
 static void inventory_rest(struct inventory *inventory, const struct slot *rest, bool exclusive)
 {
     if (rest->chunk)
@@ -703,9 +630,9 @@ static int inventory_take(struct inventory *inventory, const struct slot *s, str
         struct block at = child_block(b, i);
         next = has_own(n, i) ? i + 1 : next_child(n->own, i, count - 1);
         at.end = child_block(b, next - 1).end;
-        int error = inventory_take(inventory, &child, at, exclusive && has_own(n, i));
-        if (error)
-            return error;
+        int e = inventory_take(inventory, &child, at, exclusive && has_own(n, i));
+        if (e)
+            return e;
     }
     inventory_rest(inventory, &n->rest, exclusive);
     return 0;
@@ -714,12 +641,12 @@ static int inventory_take(struct inventory *inventory, const struct slot *s, str
 int ms_image_usage(const struct image *i, size_t holders, struct image_usage *u)
 {
     struct inventory inventory = {0};
-    int error = inventory_take(&inventory, &i->root, whole(i), ms_ref_count(&i->refs) == holders);
-    if (error) {
+    int e = inventory_take(&inventory, &i->root, whole(i), ms_ref_count(&i->refs) == holders);
+    if (e) {
         ms_os->free(inventory.table);
-        return error;
+        return e;
     }
-    *u = (struct image_usage){.extents = inventory.extents, .chunks = inventory.used};
+    *u = (struct image_usage){.runs = inventory.runs, .chunks = inventory.used};
     for (size_t n = 0; n < inventory.capacity; n++) {
         const struct tally *t = &inventory.table[n];
         if (!t->chunk)

@@ -14,16 +14,13 @@
 
 #include "storage/chunk.h"
 #include "storage/image.h"
+#include "storage/image_tree.h"
 #include "os/os.h"
 #include "base/refcount.h"
 
 #ifndef RUNNING_ON_VALGRIND
 #define RUNNING_ON_VALGRIND 0
 #endif
-
-/* As lib/image.c has them: 64^n pages to a slot; what is less than a node is cut at multiples of
- * 16. */
-enum { FANOUT_BITS = 6, FANOUT = 1 << FANOUT_BITS, PART = 16 };
 
 /* ---- memory and chunks ----------------------------------------------------------------------- */
 
@@ -193,7 +190,7 @@ static void test_empty(void)
     g_assert_false(ms_image_differs(i, of, 0, 0, &first, &pages));
     g_assert_false(ms_image_is_exclusive(of, &owned));
     g_assert_cmpint(ms_image_usage(of, 1, &u), ==, 0);
-    g_assert_cmpuint(u.extents + u.chunks + u.stored_pages + u.exclusive_pages, ==, 0);
+    g_assert_cmpuint(u.runs + u.chunks + u.stored_pages + u.exclusive_pages, ==, 0);
     ms_image_unref(image_with(i, (struct run){0, 0, NULL, 0}));
     ms_image_unref(of);
     ms_image_unref(i);
@@ -342,12 +339,12 @@ static void test_usage(void)
     chunk_release(small);
 
     g_assert_cmpint(ms_image_usage(child, 1, &u), ==, 0);
-    g_assert_cmpuint(u.extents, ==, 3);
+    g_assert_cmpuint(u.runs, ==, 3);
     g_assert_cmpuint(u.chunks, ==, 2);
     g_assert_cmpuint(u.stored_pages, ==, 67);
     g_assert_cmpuint(u.exclusive_pages, ==, 3);
     g_assert_cmpint(ms_image_usage(base, 1, &u), ==, 0);
-    g_assert_cmpuint(u.extents, ==, 1);
+    g_assert_cmpuint(u.runs, ==, 1);
     g_assert_cmpuint(u.exclusive_pages, ==, 0);
 
     ms_image_unref(base);
@@ -365,14 +362,16 @@ static void test_usage(void)
     ms_image_unref(hole);
     g_assert_cmpint(ms_image_usage(torn, 1, &u), ==, 0);
     /* goes on in the chunk where it stopped, but not in the image */
-    g_assert_cmpuint(u.extents, ==, 5);
+    g_assert_cmpuint(u.runs, ==, 5);
     ms_image_unref(torn);
     assert_nothing_left();
 }
 
 static size_t block_by_definition(size_t page, size_t pages)
 {
-    size_t best = page % PART || pages < PART ? MIN(pages, PART - page % PART) : PART;
+    size_t best = page % SMALL_BLOCK || pages < SMALL_BLOCK
+                      ? MIN(pages, SMALL_BLOCK - page % SMALL_BLOCK)
+                      : SMALL_BLOCK;
     for (size_t block = FANOUT; block <= pages && page % block == 0; block *= FANOUT)
         best = block;
     return best;
@@ -604,9 +603,9 @@ static int call_of_chunk(const struct image *from, struct chunk *c)
 static int call_usage(const struct image *from, struct chunk *c)
 {
     (void)c;
-    struct image_usage u = {.extents = 12345};
+    struct image_usage u = {.runs = 12345};
     int error = ms_image_usage(from, 1, &u);
-    g_assert_true(!error || u.extents == 12345);
+    g_assert_true(!error || u.runs == 12345);
     return error;
 }
 
@@ -843,17 +842,17 @@ static void check_usage(const struct model *m)
         expected.chunks = g_hash_table_size(set);
         g_hash_table_unref(set);
         for (size_t n = 0; n < m->cells; n++)
-            expected.extents += v->cells[n].chunk && (n == 0 || !continues(m, v, n - 1));
+            expected.runs += v->cells[n].chunk && (n == 0 || !continues(m, v, n - 1));
         g_assert_cmpint(ms_image_usage(v->image, 1, &u), ==, 0);
-        g_assert_cmpuint(u.extents, ==, expected.extents);
+        g_assert_cmpuint(u.runs, ==, expected.runs);
         g_assert_cmpuint(u.chunks, ==, expected.chunks);
         g_assert_cmpuint(u.stored_pages, ==, expected.stored_pages);
         g_assert_cmpuint(u.exclusive_pages, ==, expected.exclusive_pages);
 
         struct chunk *owned = NULL;
         const struct cell *first = &v->cells[0];
-        bool exclusive = expected.extents == 1 && first->chunk && first->page == 0 &&
-                         expected.exclusive_pages > 0;
+        bool exclusive =
+            expected.runs == 1 && first->chunk && first->page == 0 && expected.exclusive_pages > 0;
         for (size_t n = 0; n < m->cells; n++)
             exclusive = exclusive && v->cells[n].chunk;
         g_assert_cmpint(ms_image_is_exclusive(v->image, &owned), ==, exclusive);
