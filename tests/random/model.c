@@ -7,6 +7,7 @@
 
 #include "support/fault.h"
 #include "random/model.h"
+#include "support/valid.h"
 
 enum { SNAPSHOTS = 7, VIEWS = 8 };
 
@@ -207,6 +208,17 @@ static void check_snapshot(const struct snapshot *s)
     assert_ok(memsnap_snapshot_read(s->handle, 0, copy, size));
     assert_same(copy, s->content->now, size);
     g_free(copy);
+}
+
+/* The invariants of everything there is. */
+static void check_inside(void)
+{
+    for (int i = 0; i < VIEWS; i++)
+        if (views[i].handle)
+            assert_valid_view(views[i].handle);
+    for (int i = 0; i < SNAPSHOTS; i++)
+        if (snapshots[i].handle)
+            assert_valid_snapshot(snapshots[i].handle);
 }
 
 void model_check(void)
@@ -778,6 +790,7 @@ void model_start(const struct model_plan *p)
 void model_step(void)
 {
     one_operation();
+    check_inside();
     steps++;
     check_sample();
 }

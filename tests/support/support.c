@@ -15,6 +15,7 @@
 #include "base/annotate.h"
 #include "support/fault.h"
 #include "support/support.h"
+#include "support/valid.h"
 
 struct config config;
 size_t page;
@@ -351,6 +352,7 @@ void check_ranges(const struct memsnap_range *ranges, int n, const void *x, cons
 void check_content(const char *file, int line, memsnap_snapshot *s, const void *expected,
                    size_t size)
 {
+    assert_valid_snapshot(s);
     g_assert_cmpuint(memsnap_snapshot_size(s), ==, size);
     unsigned char *copy = g_malloc(size + 1);
     assert_ok(memsnap_snapshot_read(s, 0, copy, size));
@@ -433,6 +435,8 @@ memsnap_snapshot *take(memsnap_view *v)
     memsnap_snapshot *s = NULL;
     assert_ok(memsnap_view_take_snapshot(v, 0, &s));
     g_assert_nonnull(s);
+    assert_valid_snapshot(s);
+    assert_valid_view(v);
     return s;
 }
 

@@ -17,6 +17,7 @@
 #include "storage/image_tree.h"
 #include "os/os.h"
 #include "base/refcount.h"
+#include "support/valid.h"
 
 #ifndef RUNNING_ON_VALGRIND
 #define RUNNING_ON_VALGRIND 0
@@ -137,6 +138,7 @@ static struct image *image_with(const struct image *from, struct run run)
     struct image_edit e;
     g_assert_cmpint(ms_image_edit_begin(&e, from), ==, 0);
     g_assert_cmpint(ms_image_edit_set(&e, &run), ==, 0);
+    assert_valid_image(e.image);
     return ms_image_edit_finish(&e);
 }
 
@@ -764,6 +766,7 @@ static void check_run(const struct model *m, const struct version *v, size_t pag
 static void check_version(const struct model *m, const struct version *v)
 {
     struct run run;
+    assert_valid_image(v->image);
     g_assert_cmpuint(ms_image_pages(v->image), ==, m->pages);
     for (size_t page = 0; page < m->pages; page += run.pages)
         check_run(m, v, page, m->pages, &run);
@@ -1026,6 +1029,7 @@ static void add_child(struct model *m)
         else
             edit_back(m, v, &e);
         g_assert_cmpuint(unflushed, ==, 0);
+        assert_valid_image(e.image);
     }
     v->image = e.image;
     if (random_below(10) == 0) {
