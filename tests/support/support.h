@@ -45,6 +45,8 @@ extern size_t page;          /* bytes */
 void test_init(int *argc, char ***argv);
 void test_add(const char *name, void (*body)(void), unsigned how);
 bool config_is(const char *backend);
+/* Whether the source of dirty pages works in this process; OS_SOURCE_COMPARE and OS_SOURCES do. */
+bool source_works(const struct os *os, enum os_source source);
 /* All configurations that work here, at most max; returns how many. */
 size_t config_list(struct config *list, size_t max);
 /* Runs body in a configuration, over a table that is wrapped (fault.h), and looks for leaks. */

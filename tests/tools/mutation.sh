@@ -30,7 +30,7 @@ texts=$(IFS=$newline; echo "$*")
 
 # Those that a mutation does not name come after those that it does; each is given this many seconds.
 # The one about swapped pages is run where swap space can be made.
-programs="image bytes store distrust api compat mutable view delta export file save os crash cost recovery model fault thread limit signal"
+programs="image bytes store distrust api compat mutable view delta export file save os-file os-lock os-memory os-object os-pagemap os-track os-write-block crash cost recovery model fault thread limit signal"
 [ -z "$quick" ] || programs=
 seconds=180
 
@@ -224,9 +224,9 @@ mutate "swapped pages are skipped by PAGEMAP_SCAN" os/pagemap.c 's/OURS, OURS, P
 mutate "swapped pages are skipped in the pagemap file" os/pagemap.c 's/(entry & (ENTRY_PRESENT | ENTRY_SWAPPED))/(entry \& ENTRY_PRESENT)/' swap
 mutate "the self-test of the pagemap is skipped" os/pagemap.c 's/return is_honest(source) ? ask/return source < OS_SOURCES ? ask/' distrust
 mutate "the self-test believes any answer" os/pagemap.c 's/verdict = answer == TEST_PATTERN ? HONEST : USELESS;/verdict = HONEST;/' distrust
-mutate "a child asks its parent's pagemap" os/pagemap.c 's/bool inherited = pagemap.process != ms_process_generation();/bool inherited = false;/' "os limit"
-mutate "more regions are asked for than the kernel counts right" os/pagemap.c 's/REGIONS = 512, ENTRIES/REGIONS = 2048, ENTRIES/' "os view"
-mutate "a scan forgets the last run of each call" os/pagemap.c '/^static bool add_run/,/^}/s/if (\*n == max)/if (*n + 1 == max)/' "os view"
+mutate "a child asks its parent's pagemap" os/pagemap.c 's/bool inherited = pagemap.process != ms_process_generation();/bool inherited = false;/' "os-pagemap limit"
+mutate "more regions are asked for than the kernel counts right" os/pagemap.c 's/REGIONS = 512, ENTRIES/REGIONS = 2048, ENTRIES/' "os-pagemap view"
+mutate "a scan forgets the last run of each call" os/pagemap.c '/^static bool add_run/,/^}/s/if (\*n == max)/if (*n + 1 == max)/' "os-pagemap view"
 mutate "all of the last page counts" mapping/dirty.c 's/return page + 1 == m->pages ? m->size - page \* ps : ps;/return m ? ps + 0 * page : 0;/' "view mutable"
 mutate "a candidate is dirty without a comparison" mapping/dirty.c '/^int ms_dirty_next/,/^}/s/if (!ms_bytes_equal(.*)/if (bytes || true)/' view
 mutate "a run is read from its beginning" mapping/dirty.c 's/r->run.chunk_page + page - r->run.first, 1/r->run.chunk_page, 1/' view
@@ -305,32 +305,32 @@ mutate "holes are not punched when the image is gathered again" writer.c '/^stat
 
 # ---- the system ---------------------------------------------------------------------------------
 
-mutate "a store can shrink" os/linux.c 's/fcntl(fd, F_ADD_SEALS, F_SEAL_SHRINK);//' os
+mutate "a store can shrink" os/linux.c 's/fcntl(fd, F_ADD_SEALS, F_SEAL_SHRINK);//' os-object
 mutate "a file without seals counts as sealed" os/atomic_file.c 's/ || seals < 0 || / || /' export
 mutate "what was stored behind a memfd's end is adopted" file.c 's/^           has_zero_tail(file, size, pages);/           file;/' file
 mutate "an exported descriptor can be written to" os/atomic_file.c 's/#define ALL_SEALS (F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_WRITE | F_SEAL_SEAL)/#define ALL_SEALS (F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL)/' export
 mutate "a save renames before the file is synced" os/atomic_file.c 's/e = finish_writing(file->fd, sync);/e = finish_writing(file->fd, false);/' save
 mutate "a save does not sync the directory" os/atomic_file.c 's/if (e == 0 && sync)$/if (e == 0 \&\& !p)/' save
 mutate "a replaced file's permissions are lost" os/atomic_file.c 's/if (e == 0 && p->exists)/if (e == 0 \&\& !p)/' save
-mutate "a failed save leaves its temporary file" os/atomic_file.c '/^void ms_save_abandon/,/^}/s/remove_temporary(s->place);//' "save os"
-mutate "another file under the descriptor's number is believed" os/files.c 's/if ((uint64_t)st->st_dev != o->dev .*/if (!o)/' "limit os"
-mutate "the limit of file sizes is met the hard way" os/files.c 's/return end > limit.rlim_cur ? -EFBIG : 0;/return 0;/' "limit os"
-mutate "a short write counts as whole" os/files.c '/^int ms_object_write/,/^}/s/advance(&v, &n, &skip, (size_t)done);/n = 0;/' "os save"
-mutate "descriptors 0 to 2 are used" os/files.c 's/if (fd > 2 || fd < 0)/if (fd >= -1)/' "limit os"
-mutate "what is behind the end of a file is left as it was in the buffer" os/files.c '/^int ms_object_read/,/^}/s/fill_with_zeros(v, n, skip);/(void)fill_with_zeros;/' "os file"
-mutate "EPERM is an input or output error" os/posix.c '/^    case EPERM:$/d' os
-mutate "too many mappings are too little memory" os/posix.c 's/if (e == ENOMEM && mappings_exhausted())/if (!e \&\& mappings_exhausted())/' "limit os"
+mutate "a failed save leaves its temporary file" os/atomic_file.c '/^void ms_save_abandon/,/^}/s/remove_temporary(s->place);//' save
+mutate "another file under the descriptor's number is believed" os/files.c 's/if ((uint64_t)st->st_dev != o->dev .*/if (!o)/' "limit os-object"
+mutate "the limit of file sizes is met the hard way" os/files.c 's/return end > limit.rlim_cur ? -EFBIG : 0;/return 0;/' "limit os-object"
+mutate "a short write counts as whole" os/files.c '/^int ms_object_write/,/^}/s/advance(&v, &n, &skip, (size_t)done);/n = 0;/' "os-object save"
+mutate "descriptors 0 to 2 are used" os/files.c 's/if (fd > 2 || fd < 0)/if (fd >= -1)/' "limit os-object"
+mutate "what is behind the end of a file is left as it was in the buffer" os/files.c '/^int ms_object_read/,/^}/s/fill_with_zeros(v, n, skip);/(void)fill_with_zeros;/' "os-object file"
+mutate "EPERM is an input or output error" os/posix.c '/^    case EPERM:$/d' os-memory
+mutate "too many mappings are too little memory" os/posix.c 's/if (e == ENOMEM && mappings_exhausted())/if (!e \&\& mappings_exhausted())/' "limit os-memory"
 mutate "a fork does not wait for threads inside the library" os/lock.c '/^static void before_fork/,/^}/s/pthread_rwlock_wrlock(\&fork_lock);//;/^static void in_parent/,/^}/s/pthread_rwlock_unlock(\&fork_lock);//;/^static void in_child/,/^}/s/pthread_rwlock_unlock(\&fork_lock);//' "thread limit"
-mutate "a write block does not stop anybody" os/write_block.c '/^static int protect_range/,/^}/s/r = write_protect(g);/(void)write_protect;/' "os thread"
+mutate "a write block does not stop anybody" os/write_block.c '/^static int protect_range/,/^}/s/r = write_protect(g);/(void)write_protect;/' "os-write-block thread"
 mutate "a write block takes swapped pages for absent ones" os/write_block.c 's/bool swap = swap_exists();/bool swap = swap_exists() \&\& !g;/;s/if (r == 0 && !swap && swap_exists())/if (r < -1000)/;s/mark_candidates(g, false, true) < 0/false/' swap
-mutate "a look at whether a range is tracked takes its first page" os/track.c 's/PAGEMAP_TRACKED, &v, 1)/PAGEMAP_WRITTEN, \&v, 1)/' os
-mutate "only the first parts are asked for" os/track.c '/^static bool find_parts/,/^}/s/ && p->end == end;/;/' os
-mutate "only the first parts of many are asked for" os/track.c '/^static bool find_parts/,/^}/s/p->end == end && p->bytes/p->bytes/' os
-mutate "what does not fit is reported as done" os/track.c '/^int ms_written/,/^}/s/        if (n < max)$/        if (n <= max)/' os
-mutate "steps that are not asked for first are left out" os/track.c '/^int ms_written/,/^}/s/parts.v\[0\] = (struct os_range){at, next};/parts.v[0] = (struct os_range){at, next < at + step ? next : at + step};/' os
+mutate "a look at whether a range is tracked takes its first page" os/track.c 's/PAGEMAP_TRACKED, &v, 1)/PAGEMAP_WRITTEN, \&v, 1)/' os-track
+mutate "only the first parts are asked for" os/track.c '/^static bool find_parts/,/^}/s/ && p->end == end;/;/' os-track
+mutate "only the first parts of many are asked for" os/track.c '/^static bool find_parts/,/^}/s/p->end == end && p->bytes/p->bytes/' os-track
+mutate "what does not fit is reported as done" os/track.c '/^int ms_written/,/^}/s/        if (n < max)$/        if (n <= max)/' os-track
+mutate "steps that are not asked for first are left out" os/track.c '/^int ms_written/,/^}/s/parts.v\[0\] = (struct os_range){at, next};/parts.v[0] = (struct os_range){at, next < at + step ? next : at + step};/' os-track
 mutate "tracking goes on after a take that failed" writer.c '/what was reported is lost/,/return e/s/ms_mapping_untrack(&w->mapping);/(void)w;/' "fault mutable"
 mutate "tracking is believed after an exchange" mapping/mapping.c '/^static void forget_properties/,/^}/s/m->tracked = false;//' mutable
-mutate "signals stay blocked behind a write block" os/write_block.c '/^void ms_write_block_open/,/^}/s/pthread_sigmask(.*);//' "os thread"
+mutate "signals stay blocked behind a write block" os/write_block.c '/^void ms_write_block_open/,/^}/s/pthread_sigmask(.*);//' "os-write-block thread"
 
 # ---- saving and deltas --------------------------------------------------------------------------
 
