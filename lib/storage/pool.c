@@ -5,11 +5,6 @@
 
 #include <errno.h>
 
-/* After a fork the family starts a new store, so that the old one's memory can go as a whole
- * (its chunks are not punched any more). But not while so many are alive: a process that forks
- * every second would collect descriptors. */
-#define MAX_STORES 8
-
 int ms_pool_new(bool heap_only, struct pool **out)
 {
     struct pool *p = ms_os->alloc(sizeof *p);
@@ -51,7 +46,7 @@ static bool store_is_current(const struct pool *p)
     if (s->process != ms_process_generation())
         return false;
     return s->kind == STORE_HEAP || s->forks == ms_forks() ||
-           ms_family_usage_stores(p->family) >= MAX_STORES;
+           ms_family_usage_stores(p->family) >= MS_MAX_STORES;
 }
 
 static int new_store(struct pool *p, struct store **out)

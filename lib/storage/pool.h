@@ -6,6 +6,11 @@
 
 #include "storage/store.h"
 
+/* After a fork a family starts a new store, because chunks of the old one are not punched any more:
+ * its memory goes as a whole, with its last chunk. But with so many stores alive the family stays
+ * with the one it has, or a process that forks every second would collect descriptors. */
+#define MS_MAX_STORES 8
+
 struct pool {
     refcount refs;
     bool heap_only;              /* MEMSNAP_NO_FD */

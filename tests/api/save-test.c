@@ -533,20 +533,6 @@ static void test_no_descriptors(void)
     memsnap_snapshot_unref(s);
 }
 
-/* From now on the system call fails. False: there are no filters. */
-static bool refuse(long call, int error)
-{
-    struct sock_filter code[] = {
-        BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, nr)),
-        BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, (uint32_t)call, 0, 1),
-        BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ERRNO | (uint32_t)error),
-        BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW),
-    };
-    struct sock_fprog program = {G_N_ELEMENTS(code), code};
-    return !on_valgrind() && prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) == 0 &&
-           prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &program) == 0;
-}
-
 struct refusal {
     struct errand errand;
     long call;
@@ -556,7 +542,7 @@ struct refusal {
 static void save_refused(void *arg)
 {
     struct refusal *r = arg;
-    if (!refuse(r->call, r->error))
+    if (!deny(r->call, -1, 0, r->error))
         test_skip("no seccomp filters");
     else
         g_assert_cmpint(memsnap_snapshot_save(r->errand.s, r->errand.path, 0), ==, -r->error);

@@ -4,12 +4,6 @@
 #include <fcntl.h>
 #include <unistd.h>
 
-#ifdef __linux__
-#include <linux/filter.h>
-#include <linux/seccomp.h>
-#include <sys/prctl.h>
-#endif
-
 #include "base/annotate.h"
 #include "support/os_table.h"
 
@@ -61,38 +55,6 @@ static void call_body(void *arg)
 void in_child(void (*body)(void))
 {
     child_run(call_body, &body);
-}
-
-bool deny(long call, int argument, unsigned value, int error)
-{
-#ifdef __linux__
-    struct sock_filter any[] = {
-        BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, nr)),
-        BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, (unsigned)call, 0, 1),
-        BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ERRNO | (unsigned)error),
-        BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW),
-    };
-    size_t at = offsetof(struct seccomp_data, args) + 8 * (size_t)(argument < 0 ? 0 : argument);
-#if G_BYTE_ORDER == G_BIG_ENDIAN
-    at += 4;
-#endif
-    struct sock_filter one[] = {
-        BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, nr)),
-        BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, (unsigned)call, 0, 3),
-        BPF_STMT(BPF_LD | BPF_W | BPF_ABS, (unsigned)at),
-        BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, value, 0, 1),
-        BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ERRNO | (unsigned)error),
-        BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW),
-    };
-    struct sock_fprog program = {G_N_ELEMENTS(any), any};
-    if (argument >= 0)
-        program = (struct sock_fprog){G_N_ELEMENTS(one), one};
-    return !on_valgrind() && prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) == 0 &&
-           prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &program) == 0;
-#else
-    (void)call, (void)argument, (void)value, (void)error;
-    return false;
-#endif
 }
 
 /* ---- memory and objects ---------------------------------------------------------------------- */

@@ -24,11 +24,6 @@ int os_test_main(int argc, char **argv, const struct os_test *tests);
 /* Runs body in a forked child, like child_run(). */
 void in_child(void (*body)(void));
 
-/* From now on the system call fails with `error`: always, or, if argument >= 0, where argument
- * number `argument` (from 0) is `value`. For a child. Of several filters the newest one's error
- * counts. False: there are no system call filters here. */
-bool deny(long call, int argument, unsigned value, int error);
-
 /* A command that only lib/os/pagemap.c uses. On machines where it has another number the filter
  * catches nothing. */
 enum { PAGEMAP_SCAN_COMMAND = (int)0xC0606610 };
@@ -60,8 +55,8 @@ void remove_file(char *name); /* g_free()s the name too */
 /* One call of candidates(), written() or write_block_candidates(). */
 typedef int ask_fn(const void *context, uintptr_t *cursor, uintptr_t end, struct os_range *v,
                    size_t max);
-/* Asks for the runs of [p, p + pages), at most max in a call, and checks their order. found[i]: page
- * i was in one. */
+/* Asks for the runs in `pages` pages from p on, at most max in a call, and checks their order.
+ * found[i] becomes true if page i is in one of them. */
 void find_runs(ask_fn *ask, const void *context, const char *p, size_t pages, size_t max,
                bool *found);
 /* Every source that works here names exactly the expected pages. */

@@ -13,6 +13,12 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#ifdef __linux__
+#include <linux/filter.h>
+#include <linux/seccomp.h>
+#include <sys/prctl.h>
+#endif
+
 #include "base/annotate.h"
 #include "support/fault.h"
 #include "support/support.h"
@@ -463,6 +469,37 @@ struct memsnap_view_stats view_stats(memsnap_view *v)
     return stats;
 }
 
+void exercise(size_t size)
+{
+    unsigned char *data = pattern(size, 1), *model = g_memdup2(data, size);
+    size_t cursor = 0;
+    struct memsnap_range r;
+    memsnap_snapshot *s = snap(data, size);
+    memsnap_view *v = view(s);
+    assert_same(bytes(v), data, size);
+    for (size_t at = size / 2; at < size; at += size / 4)
+        model[at] = bytes(v)[at] = (unsigned char)(data[at] + 1);
+    g_assert_cmpint(memsnap_view_dirty(v, &cursor, &r, 1), ==, 1);
+    g_assert_cmpuint(r.offset, ==, size / 2 / page * page);
+    memsnap_snapshot *t = take(v);
+    assert_content(t, model, size);
+    assert_ok(memsnap_view_restore(v));
+    assert_same(bytes(v), data, size);
+    assert_ok(memsnap_view_restore_to(v, t));
+    assert_same(bytes(v), model, size);
+    memsnap_view *m = view_mut(s);
+    bytes(m)[0] = data[0] = 1;
+    assert_content(s, data, size);
+    bytes(m)[1] = data[1] = 2;
+    memsnap_view_unref(m);
+    assert_content(s, data, size);
+    memsnap_view_unref(v);
+    memsnap_snapshot_unref(s);
+    memsnap_snapshot_unref(t);
+    g_free(data);
+    g_free(model);
+}
+
 /* The lower end of a large gap: whatever is mapped next goes to its upper end. */
 void *free_address(size_t size)
 {
@@ -604,6 +641,38 @@ void child_run(void (*body)(void *), void *arg)
         test_skip(why);
     else
         g_assert_cmpint(WEXITSTATUS(status), ==, 0);
+}
+
+bool deny(long call, int argument, unsigned value, int error)
+{
+#ifdef __linux__
+    struct sock_filter any[] = {
+        BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, nr)),
+        BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, (unsigned)call, 0, 1),
+        BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ERRNO | (unsigned)error),
+        BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW),
+    };
+    size_t at = offsetof(struct seccomp_data, args) + 8 * (size_t)(argument < 0 ? 0 : argument);
+#if G_BYTE_ORDER == G_BIG_ENDIAN
+    at += 4;
+#endif
+    struct sock_filter one[] = {
+        BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, nr)),
+        BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, (unsigned)call, 0, 3),
+        BPF_STMT(BPF_LD | BPF_W | BPF_ABS, (unsigned)at),
+        BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, value, 0, 1),
+        BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ERRNO | (unsigned)error),
+        BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW),
+    };
+    struct sock_fprog program = {G_N_ELEMENTS(any), any};
+    if (argument >= 0)
+        program = (struct sock_fprog){G_N_ELEMENTS(one), one};
+    return !on_valgrind() && prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) == 0 &&
+           prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &program) == 0;
+#else
+    (void)call, (void)argument, (void)value, (void)error;
+    return false;
+#endif
 }
 
 /* ---- files ----------------------------------------------------------------------------------- */

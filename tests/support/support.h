@@ -119,6 +119,8 @@ unsigned tracking(void);
 memsnap_view *view_mut_tracked(memsnap_snapshot *s);
 memsnap_snapshot *take(memsnap_view *v);
 unsigned char *bytes(memsnap_view *v);
+/* Does what one does with a snapshot, and checks the contents. */
+void exercise(size_t size);
 struct memsnap_snapshot_stats snap_stats(memsnap_snapshot *s);
 struct memsnap_view_stats view_stats(memsnap_view *v);
 
@@ -141,6 +143,11 @@ int child_status(void (*body)(void *), void *arg);
 /* The same; the test fails unless the child did well, and is skipped if the child was. */
 void child_run(void (*body)(void *), void *arg);
 void child_exit(int code) __attribute__((noreturn)); /* _exit, but coverage is kept */
+
+/* From now on the system call fails with `error`: always, or, if argument >= 0, where argument
+ * number `argument` (from 0) is `value`. For a child. Of several filters the newest one's error
+ * counts. False: there are no system call filters here. */
+bool deny(long call, int argument, unsigned value, int error);
 
 /* ---- files ----------------------------------------------------------------------------------- */
 

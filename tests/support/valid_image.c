@@ -1,5 +1,5 @@
-/* The invariants of images (lib/storage/image_tree.h). What a tree means is worked out here anew, so
- * that a mistake of image.c is not repeated. */
+/* The invariants of images (lib/storage/image_tree.h). No function of image.c is used, so that none
+ * of its mistakes is repeated. */
 #include "config.h"
 
 #include <glib.h>

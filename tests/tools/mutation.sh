@@ -30,7 +30,7 @@ texts=$(IFS=$newline; echo "$*")
 
 # Those that a mutation does not name come after those that it does; each is given this many seconds.
 # The one about swapped pages is run where swap space can be made.
-programs="image bytes store distrust api compat mutable view delta export file save os-file os-lock os-memory os-object os-pagemap os-track os-write-block crash cost recovery model fault thread limit signal"
+programs="image bytes store distrust api compat mutable view delta export file save os-file os-lock os-memory os-object os-pagemap os-track os-write-block crash cost recovery model fault thread limit fork missing signal"
 [ -z "$quick" ] || programs=
 seconds=180
 
@@ -194,8 +194,8 @@ mutate "a child whose last page changed is mapped in pieces" mapping/mapping.c '
 
 # ---- chunks, stores, free space -----------------------------------------------------------------
 
-mutate "the forks counter is ignored when space is given back" storage/store.c '/^bool ms_chunk_may_change/,/^}/s/c->forks == ms_forks()/true/' limit
-mutate "a child gives back its parent's space" storage/store.c '/^bool ms_chunk_may_change/,/^}/{s/ && c->store->process == ms_process_generation() &&/ \&\&/;s/c->forks == ms_forks()/true/;}' limit
+mutate "the forks counter is ignored when space is given back" storage/store.c '/^bool ms_chunk_may_change/,/^}/s/c->forks == ms_forks()/true/' fork
+mutate "a child gives back its parent's space" storage/store.c '/^bool ms_chunk_may_change/,/^}/{s/ && c->store->process == ms_process_generation() &&/ \&\&/;s/c->forks == ms_forks()/true/;}' fork
 mutate "space still in use is given back with a chunk" storage/store.c '/^static void reclaim_add/,/^}/s/r->len = len;/r->len = len + ms_os->page_size();/' "view model"
 mutate "reused space stays free" storage/freelist.c '/^static void take_out/,/^}/s/set_free(g, first, pages, false);//' store
 mutate "free space may be shorter than what is asked for" storage/freelist.c '/^static size_t find_run/,/^}/s/(~word) >= pages)/(~word) >= 1)/' store
@@ -209,8 +209,8 @@ mutate "a segment's window is never unmapped" storage/store.c '/^static void seg
 mutate "a store keeps its descriptor" storage/store.c '/^void ms_store_unref/,/^}/s/ms_os->object_close(&s->object);/(void)s;/' api
 mutate "a file that became shorter is not noticed" storage/fill.c 's/return e < 0 ? e : now < size ? -EIO : 0;/return e;/' recovery
 mutate "space is not asked for before it is mapped" storage/fill.c '/^int ms_chunk_prepare_shared/,/^}/s/return e < 0 ? e : ms_os->object_commit.*/return e;/' "cost limit"
-mutate "a family has one store for ever, forks or not" storage/pool.c 's/ms_family_usage_stores(p->family) >= MAX_STORES/true/' limit
-mutate "a child appends to its parent's store" storage/pool.c 's/if (s->process != ms_process_generation())/if (!s)/' limit
+mutate "a family has one store for ever, forks or not" storage/pool.c 's/ms_family_usage_stores(p->family) >= MS_MAX_STORES/true/' fork
+mutate "a child appends to its parent's store" storage/pool.c 's/if (s->process != ms_process_generation())/if (!s)/' fork
 mutate "every chunk is the first of its segment" storage/store.c '/^static int anon_allocate/,/^}/s/s->used += bytes;//' "view model"
 mutate "free runs that reach from word to word are not found" storage/freelist.c '/^static size_t find_run/,/^}/s/        run = (size_t)__builtin_clzll(~word);/        run = 0;/' store
 mutate "free runs are thought shorter than they are" storage/freelist.c '/^static size_t run_around/,/^}/s/from > 0 \&\& first - from < BITS/from > first/' store
@@ -224,7 +224,7 @@ mutate "swapped pages are skipped by PAGEMAP_SCAN" os/pagemap.c 's/OURS, OURS, P
 mutate "swapped pages are skipped in the pagemap file" os/pagemap.c 's/(entry & (ENTRY_PRESENT | ENTRY_SWAPPED))/(entry \& ENTRY_PRESENT)/' swap
 mutate "the self-test of the pagemap is skipped" os/pagemap.c 's/return is_honest(source) ? ask/return source < OS_SOURCES ? ask/' distrust
 mutate "the self-test believes any answer" os/pagemap.c 's/verdict = answer == TEST_PATTERN ? HONEST : USELESS;/verdict = HONEST;/' distrust
-mutate "a child asks its parent's pagemap" os/pagemap.c 's/bool inherited = pagemap.process != ms_process_generation();/bool inherited = false;/' "os-pagemap limit"
+mutate "a child asks its parent's pagemap" os/pagemap.c 's/bool inherited = pagemap.process != ms_process_generation();/bool inherited = false;/' "os-pagemap fork"
 mutate "more regions are asked for than the kernel counts right" os/pagemap.c 's/REGIONS = 512, ENTRIES/REGIONS = 2048, ENTRIES/' "os-pagemap view"
 mutate "a scan forgets the last run of each call" os/pagemap.c '/^static bool add_run/,/^}/s/if (\*n == max)/if (*n + 1 == max)/' "os-pagemap view"
 mutate "all of the last page counts" mapping/dirty.c 's/return page + 1 == m->pages ? m->size - page \* ps : ps;/return m ? ps + 0 * page : 0;/' "view mutable"
@@ -291,12 +291,12 @@ mutate "the recycler is not locked" recycler.c '/^struct memsnap_view \*ms_recyc
 # ---- the writer ---------------------------------------------------------------------------------
 
 mutate "stores behind the end of the image stay" writer.c 's/if (!s->writer.tail_dirty)/if (s)/' mutable
-mutate "the parent's writer is used in a child" writer.c 's/return (w->leased || w->mapping.no_fork) && w->process != ms_process_generation();/return !w;/' "limit death mutable"
+mutate "the parent's writer is used in a child" writer.c 's/return (w->leased || w->mapping.no_fork) && w->process != ms_process_generation();/return !w;/' "fork crash mutable"
 mutate "a child that was not given a writer's memory is not told" writer.c 's/(w->leased || w->mapping.no_fork) && /w->leased \&\& /' recovery
 mutate "a closed writer stays torn" writer.c 's/w->mapping.torn && !w->leased ? ms_restore(&w->mapping) : 0;/0;/' recovery
 mutate "a direct writer is not frozen" writer.c '/^int ms_writer_bring_up_to_date/,/^}/s/int e = ms_mapping_freeze(&w->mapping, w->chunk);/int e = 0;/' mutable
 mutate "a chunk is gathered into though others refer to it" writer.c 's/ || u.exclusive_pages != u.stored_pages//' mutable
-mutate "a closed writer's memory is not inherited" writer.c '/^void ms_writer_release/,/^}/s/ms_os->advise(.*OS_FORK);//' limit
+mutate "a closed writer's memory is not inherited" writer.c '/^void ms_writer_release/,/^}/s/ms_os->advise(.*OS_FORK);//' fork
 mutate "what was collected is not the base" writer.c '/^static int capture_shadow/,/^}/s/ms_mapping_set_base(&w->mapping, i);//' mutable
 mutate "an atomic take does not stop the writers" writer.c 's/bool blocked = atomic && w->leased;/bool blocked = atomic \&\& !w->leased;/' mutable
 mutate "two mutable views at a time" writer.c '/^int ms_writer_open/,/^}/s/if (w->leased)/if (!w)/' mutable
@@ -320,7 +320,7 @@ mutate "descriptors 0 to 2 are used" os/files.c 's/if (fd > 2 || fd < 0)/if (fd 
 mutate "what is behind the end of a file is left as it was in the buffer" os/files.c '/^int ms_object_read/,/^}/s/fill_with_zeros(v, n, skip);/(void)fill_with_zeros;/' "os-object file"
 mutate "EPERM is an input or output error" os/posix.c '/^    case EPERM:$/d' os-memory
 mutate "too many mappings are too little memory" os/posix.c 's/if (e == ENOMEM && mappings_exhausted())/if (!e \&\& mappings_exhausted())/' "limit os-memory"
-mutate "a fork does not wait for threads inside the library" os/lock.c '/^static void before_fork/,/^}/s/pthread_rwlock_wrlock(\&fork_lock);//;/^static void in_parent/,/^}/s/pthread_rwlock_unlock(\&fork_lock);//;/^static void in_child/,/^}/s/pthread_rwlock_unlock(\&fork_lock);//' "thread limit"
+mutate "a fork does not wait for threads inside the library" os/lock.c '/^static void before_fork/,/^}/s/pthread_rwlock_wrlock(\&fork_lock);//;/^static void in_parent/,/^}/s/pthread_rwlock_unlock(\&fork_lock);//;/^static void in_child/,/^}/s/pthread_rwlock_unlock(\&fork_lock);//' "thread fork"
 mutate "a write block does not stop anybody" os/write_block.c '/^static int protect_range/,/^}/s/r = write_protect(g);/(void)write_protect;/' "os-write-block thread"
 mutate "a write block takes swapped pages for absent ones" os/write_block.c 's/bool swap = swap_exists();/bool swap = swap_exists() \&\& !g;/;s/if (r == 0 && !swap && swap_exists())/if (r < -1000)/;s/mark_candidates(g, false, true) < 0/false/' swap
 mutate "a look at whether a range is tracked takes its first page" os/track.c 's/PAGEMAP_TRACKED, &v, 1)/PAGEMAP_WRITTEN, \&v, 1)/' os-track
@@ -346,7 +346,7 @@ mutate "zero pages are written out" save.c 's/if (!ms_bytes_equal(p + done, NULL
 
 # ---- the interface ------------------------------------------------------------------------------
 
-mutate "a take does not look at whose lease it is" view.c '/^static int take(/,/^}/s/if (s && v->process != ms_process_generation())/if (!v)/' limit
+mutate "a take does not look at whose lease it is" view.c '/^static int take(/,/^}/s/if (s && v->process != ms_process_generation())/if (!v)/' fork
 mutate "unknown flags are ignored" view.c 's/if (!v || !out || flags & ~MEMSNAP_TAKE_ATOMIC)/if (!v || !out)/' api
 mutate "a failed clone leaks the image" snapshot.c '/^int memsnap_snapshot_clone/,/^}/s/ms_image_unref(i);//' api
 mutate "closing changes errno" view.c '/^memsnap_view \*memsnap_view_unref/,/^}/s/errno = keep;/errno = 0 * keep;/' "api view"
