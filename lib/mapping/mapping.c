@@ -16,8 +16,6 @@
 /* A lone run in the middle costs two mappings (5-7 us to open, 3 us to close); copying a page
  * costs 2.3-3 us. */
 #define SHORTEST_MAPPED 4
-/* Mappings are a process-wide limit (65,530 by default): a view takes no more than this many. */
-#define MAX_MAPPINGS 1024
 
 /* ---- which runs to map ----------------------------------------------------------------------- */
 
@@ -121,7 +119,7 @@ static int plan_make(struct plan *p, const struct image *i, unsigned flags)
     for (size_t shortest = SHORTEST_MAPPED;; shortest *= 2) {
         p->n = 0;
         int e = plan_runs(p, i, shortest);
-        if (e < 0 || p->n <= MAX_MAPPINGS)
+        if (e < 0 || p->n <= MS_MAX_MAPPINGS)
             return e;
     }
 }

@@ -15,6 +15,9 @@
 
 struct pool;
 
+/* Mappings are a process-wide limit (65,530 by default): a view takes no more than this many. */
+#define MS_MAX_MAPPINGS 1024
+
 #define COPIED_IN_UNKNOWN SIZE_MAX
 
 struct mapping {

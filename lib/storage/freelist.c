@@ -1,6 +1,6 @@
-/* Free lists of stores. A server that takes snapshots all the time gives back and takes single
- * pages by the hundred thousand, scattered over the store: a bit for each page is found, set and
- * cleared at once, where a sorted list moves half of itself each time. */
+/* Free lists of stores. A server that takes snapshots all the time frees and reuses hundreds of
+ * thousands of single pages all over the store. To set, clear or find a bit costs the same however
+ * many there are; a sorted list would move half of its entries for each page. */
 #include "config.h"
 
 #include "storage/freelist.h"
@@ -32,12 +32,12 @@ static void set_free(struct segment *g, size_t first, size_t pages, bool value)
     }
 }
 
-/* Where in a word so many ones in a row begin, or BITS. */
+/* The lowest bit of a word at which n ones in a row begin, or BITS. */
 static size_t ones_in_word(uint64_t word, size_t n)
 {
     if (n > BITS)
         return BITS;
-    for (size_t have = 1; have < n;) { /* a bit stands for `have` ones from there on */
+    for (size_t have = 1; have < n;) { /* a set bit: `have` ones begin here */
         size_t shift = ms_min(have, n - have);
         word &= word >> shift;
         have += shift;
@@ -45,11 +45,11 @@ static size_t ones_in_word(uint64_t word, size_t n)
     return word ? (size_t)__builtin_ctzll(word) : BITS;
 }
 
-/* The first run of so many free pages from `from` on, or the segment's end. Word by word: when
- * there are many single pages free, a search for more in a row passes them all. */
+/* The beginning of the first run of `pages` free pages at or behind `from`; the segment's end if
+ * there is none. It goes word by word, because a search for a long run passes all single pages. */
 static size_t find_run(const struct segment *g, size_t from, size_t pages)
 {
-    size_t end = segment_pages(g), run = 0; /* free pages right before the word */
+    size_t end = segment_pages(g), run = 0; /* free pages just before the word */
     for (size_t page = from / BITS * BITS; page < end; page += BITS) {
         uint64_t word = g->free_bits[page / BITS];
         if (page < from)
@@ -70,6 +70,7 @@ static size_t find_run(const struct segment *g, size_t from, size_t pages)
     return end;
 }
 
+/* How many pages are free from `first` on. */
 static size_t run_from(const struct segment *g, size_t first)
 {
     size_t end = segment_pages(g), page = first;
@@ -78,8 +79,8 @@ static size_t run_from(const struct segment *g, size_t first)
     return page - first;
 }
 
-/* How many pages are free around these, which are: no more than that can be a run now. Where it
- * is many it is not counted. */
+/* An upper bound of the run that contains the free pages [first, first + pages): its length, or the
+ * segment's where the run goes on for BITS pages and more on one side. */
 static size_t run_around(const struct segment *g, size_t first, size_t pages)
 {
     size_t end = segment_pages(g), from = first, to = first + pages;
@@ -92,6 +93,7 @@ static size_t run_around(const struct segment *g, size_t first, size_t pages)
 
 /* ---- the list of segments -------------------------------------------------------------------- */
 
+/* Adds a segment to the list. */
 static bool list(struct freelist *f, struct segment *g)
 {
     if (f->n == f->capacity) {
@@ -106,10 +108,10 @@ static bool list(struct freelist *f, struct segment *g)
     return true;
 }
 
-/* A segment that could hold more pages than this (16 TiB of small ones) is not worth half a GiB
- * of bits. */
+/* A segment of more pages (16 TiB of small ones) gets no bits: they would take half a GiB. */
 #define MAX_PAGES UINT32_MAX
 
+/* Makes sure that the segment has its bits and is listed. */
 static bool prepare(struct freelist *f, struct segment *g)
 {
     if (g->len / ms_os->page_size() > MAX_PAGES)
@@ -119,11 +121,11 @@ static bool prepare(struct freelist *f, struct segment *g)
     return g->free_bits && (g->free_pages || list(f, g));
 }
 
-bool ms_freelist_put(struct freelist *f, const struct free_extent *e, bool *spare)
+bool ms_freelist_put(struct freelist *f, const struct free_range *r, bool *spare)
 {
-    size_t ps = ms_os->page_size(), first = (size_t)(e->offset - e->segment->offset) / ps,
-           pages = (size_t)(e->len / ps);
-    struct segment *g = e->segment;
+    size_t ps = ms_os->page_size(), first = (size_t)(r->offset - r->segment->offset) / ps,
+           pages = (size_t)(r->len / ps);
+    struct segment *g = r->segment;
     *spare = g->free_pages > 0;
     if (!prepare(f, g))
         return false;
@@ -131,13 +133,13 @@ bool ms_freelist_put(struct freelist *f, const struct free_extent *e, bool *spar
     g->free_pages += pages;
     set_free(g, first, pages, true);
     g->free_longest = ms_max(g->free_longest, run_around(g, first, pages));
-    f->bytes += e->len;
+    f->bytes += r->len;
     return true;
 }
 
-/* Takes out pages of the i-th segment. */
-static void take_out(struct freelist *f, size_t i, size_t first, size_t pages,
-                     struct free_extent *e, bool *emptied)
+/* Takes free pages of the i-th segment out of the list. */
+static void take_out(struct freelist *f, size_t i, size_t first, size_t pages, struct free_range *r,
+                     bool *emptied)
 {
     size_t ps = ms_os->page_size();
     struct segment *g = f->v[i];
@@ -145,8 +147,8 @@ static void take_out(struct freelist *f, size_t i, size_t first, size_t pages,
     if (first == g->free_from)
         g->free_from += pages;
     g->free_pages -= pages;
-    *e = (struct free_extent){g->offset + (uint64_t)first * ps, (uint64_t)pages * ps, g};
-    f->bytes -= e->len;
+    *r = (struct free_range){g->offset + (uint64_t)first * ps, (uint64_t)pages * ps, g};
+    f->bytes -= r->len;
     *emptied = !g->free_pages;
     if (*emptied) {
         g->free_longest = 0;
@@ -154,7 +156,7 @@ static void take_out(struct freelist *f, size_t i, size_t first, size_t pages,
     }
 }
 
-bool ms_freelist_take(struct freelist *f, uint64_t len, struct free_extent *e, bool *emptied)
+bool ms_freelist_take(struct freelist *f, uint64_t len, struct free_range *r, bool *emptied)
 {
     size_t pages = (size_t)(len / ms_os->page_size());
     for (size_t i = 0; i < f->n; i++) {
@@ -164,20 +166,20 @@ bool ms_freelist_take(struct freelist *f, uint64_t len, struct free_extent *e, b
         g->free_from = find_run(g, g->free_from, 1);
         size_t page = find_run(g, g->free_from, pages);
         if (page < segment_pages(g)) {
-            take_out(f, i, page, pages, e, emptied);
+            take_out(f, i, page, pages, r, emptied);
             return true;
         }
-        g->free_longest = pages - 1; /* not looked for again before more is free */
+        g->free_longest = pages - 1; /* no need to search again before more is free */
     }
     return false;
 }
 
-bool ms_freelist_take_any(struct freelist *f, struct free_extent *e, bool *emptied)
+bool ms_freelist_take_any(struct freelist *f, struct free_range *r, bool *emptied)
 {
     if (!f->n)
         return false;
     const struct segment *g = f->v[f->n - 1];
     size_t first = find_run(g, g->free_from, 1);
-    take_out(f, f->n - 1, first, run_from(g, first), e, emptied);
+    take_out(f, f->n - 1, first, run_from(g, first), r, emptied);
     return true;
 }

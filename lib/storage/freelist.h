@@ -1,5 +1,5 @@
-/* Space that was given back inside a store: for each segment with some, a bit for each page.
- * Reused space holds reuse_ok bytes. The owner locks. */
+/* A free list: the pages of a store that were given back and can be used again. Each segment with
+ * free pages has a bit for each of its pages. Free pages hold old data. The owner locks. */
 #ifndef MS_FREELIST_H
 #define MS_FREELIST_H
 
@@ -9,24 +9,25 @@
 
 struct segment;
 
-struct free_extent {
-    uint64_t offset, len; /* bytes, whole pages */
+/* Neighbouring pages of one segment. */
+struct free_range {
+    uint64_t offset, len; /* bytes, whole pages; offset counts from the store's beginning */
     struct segment *segment;
 };
 
 struct freelist {
-    struct segment **v; /* that have free pages; holds a reference to each */
+    struct segment **v; /* the segments that have free pages; holds a reference to each */
     size_t n, capacity;
-    uint64_t bytes;
+    uint64_t bytes; /* free ones, in all segments */
 };
 
-/* Takes an extent of one segment in, and the reference to it, unless *spare: it has one already.
- * False: out of memory. */
-bool ms_freelist_put(struct freelist *f, const struct free_extent *e, bool *spare);
-/* The first len bytes that are free in a row. *emptied: the segment has no more, and the
- * reference to it goes with the extent. */
-bool ms_freelist_take(struct freelist *f, uint64_t len, struct free_extent *e, bool *emptied);
-/* Some extent, as long as it goes on. */
-bool ms_freelist_take_any(struct freelist *f, struct free_extent *e, bool *emptied);
+/* Makes a range free. The list takes over the caller's reference to the segment, unless *spare: it
+ * has one already. False: out of memory, and nothing has changed. */
+bool ms_freelist_put(struct freelist *f, const struct free_range *r, bool *spare);
+/* Takes the first len bytes that are free in a row; false if there are none. *emptied: the segment
+ * has no more free pages, and the list's reference to it is the caller's now. */
+bool ms_freelist_take(struct freelist *f, uint64_t len, struct free_range *r, bool *emptied);
+/* Takes some range, as long as it goes on; false if the list is empty. *emptied as above. */
+bool ms_freelist_take_any(struct freelist *f, struct free_range *r, bool *emptied);
 
 #endif

@@ -238,7 +238,7 @@ static void place(struct chunk *c, struct segment *g, uint64_t offset)
  * the old. */
 static bool reuse(struct store *s, struct chunk *c, uint64_t bytes)
 {
-    struct free_extent e;
+    struct free_range e;
     bool emptied;
     if (!ms_freelist_take(&s->free, bytes, &e, &emptied))
         return false;
@@ -325,24 +325,18 @@ size_t ms_chunk_refs(const struct chunk *c)
     return ms_ref_count(&c->refs);
 }
 
-/* Kept to be used again, because writing to a page that is there costs half of what a new one
- * and a hole punched for the old one cost: so much, or a quarter of what the family has in use
- * if that is more: after a fork it goes on in a store that is small at first. */
-#define FREE_PAGES 1024
-#define FREE_SHARE 4
-
 static uint64_t worth_keeping(const struct store *s)
 {
-    size_t share = atomic_load_explicit(&s->family->pages, memory_order_relaxed) / FREE_SHARE;
+    size_t share = atomic_load_explicit(&s->family->pages, memory_order_relaxed) / MS_FREE_SHARE;
     if (!(ms_os->caps & OS_CAP_PUNCH))
         return UINT64_MAX;
-    return ms_max(share, FREE_PAGES) * (uint64_t)ms_os->page_size();
+    return ms_max(share, MS_FREE_PAGES) * (uint64_t)ms_os->page_size();
 }
 
 /* Punching a hole costs 10 us and more, and interrupts every processor that the program runs on.
  * So it is not done where pages are given back, maybe in the middle of a take, but by
- * ms_store_trim(); except for extents so large that one call is nothing beside them. */
-static bool keep_space(struct store *s, const struct free_extent *e)
+ * ms_store_trim(); except for ranges so large that one call is nothing beside them. */
+static bool keep_space(struct store *s, const struct free_range *e)
 {
     bool spare = false;
     size_t pages = (size_t)(e->len / ms_os->page_size());
@@ -358,7 +352,7 @@ static bool keep_space(struct store *s, const struct free_extent *e)
 
 void ms_store_trim(struct store *s)
 {
-    struct free_extent e;
+    struct free_range e;
     bool emptied;
     if (s->kind != STORE_ANON || s->process != ms_process_generation())
         return;
@@ -380,7 +374,7 @@ void ms_reclaim_flush(struct reclaim *r)
 {
     if (!r->store)
         return;
-    struct free_extent e = {r->offset, r->len, r->segment};
+    struct free_range e = {r->offset, r->len, r->segment};
     if (!keep_space(r->store, &e)) {
         ms_os->object_punch(&r->store->object, r->offset, r->len);
         segment_unref(r->segment);

@@ -10,6 +10,13 @@
 #include "os/os.h"
 #include "base/refcount.h"
 
+/* How much free space a store keeps to use it again: so many pages, or one page for so many that
+ * the family has in use, whichever is more. (After a fork the family goes on in a store that is
+ * small at first.) Writing a page that the object has costs half of writing a new one and punching
+ * a hole for the old one. */
+#define MS_FREE_PAGES 1024
+#define MS_FREE_SHARE 4
+
 enum store_kind {
     STORE_ANON, /* ours: appended to, punched */
     STORE_FILE, /* the user's file or sealed memfd: one chunk, never written to by chunks */

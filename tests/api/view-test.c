@@ -5,6 +5,8 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
+#include "mapping/mapping.h"
+#include "storage/store.h"
 #include "support/support.h"
 
 static size_t sizes[8];
@@ -290,12 +292,12 @@ static void test_children_share(void)
         g_assert_cmpuint(snap_stats(t[i]).exclusive_bytes, ==, CHANGED * page);
     g_assert_cmpuint(snap_stats(s).stored_bytes, ==, stored);
     if (!config_is("heap"))
-        g_assert_cmpuint(object_bytes(), <=, objects + (CHILDREN * CHANGED + 1024) * page);
+        g_assert_cmpuint(object_bytes(), <=, objects + (CHILDREN * CHANGED + MS_FREE_PAGES) * page);
     g_assert_cmpuint(descriptors(), <=, fds + 2);
     for (size_t i = 0; i < CHILDREN; i++)
         memsnap_snapshot_unref(t[i]);
     if (!config_is("heap"))
-        g_assert_cmpuint(object_bytes(), <=, objects + 1024 * page);
+        g_assert_cmpuint(object_bytes(), <=, objects + MS_FREE_PAGES * page);
     memsnap_snapshot_unref(s);
     g_assert_cmpuint(object_bytes(), <=, objects - (config_is("heap") ? 0 : size / 2));
 }
@@ -1046,7 +1048,7 @@ static void test_many_runs(void)
     memsnap_snapshot *s = take(v);
     memsnap_view *w = view(s);
     assert_same(bytes(w), bytes(v), size);
-    g_assert_cmpuint(view_stats(w).mappings, <=, 1024);
+    g_assert_cmpuint(view_stats(w).mappings, <=, MS_MAX_MAPPINGS);
     memsnap_view_unref(v);
     memsnap_view_unref(w);
     memsnap_snapshot_unref(s);

@@ -92,6 +92,15 @@ static void check_family(const struct store *s)
     g_assert_true(alone ? pages == s->pages : pages >= s->pages);
 }
 
+void assert_valid_store(struct store *s)
+{
+    ms_enter();
+    ms_lock(&s->lock);
+    check_store(s);
+    ms_unlock(&s->lock);
+    ms_leave();
+}
+
 void assert_valid_pool(struct pool *p)
 {
     ms_enter();

@@ -18,6 +18,7 @@ void assert_valid_freelist(const struct freelist *f);
 
 /* The rest take the locks that they need: the caller holds none, and is not between ms_enter() and
  * ms_leave(). Other threads may use the objects meanwhile. */
+void assert_valid_store(struct store *s);
 void assert_valid_pool(struct pool *p);
 /* Its image, the chunks of the image, and its pool. */
 void assert_valid_snapshot(memsnap_snapshot *s);

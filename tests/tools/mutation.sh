@@ -258,7 +258,7 @@ mutate "an exchange copies nothing in" mapping/mapping.c '/^int ms_mapping_excha
 mutate "an exchange cut short is not known to be" mapping/mapping.c '/^static int exchange_in_steps/,/^}/s/m->torn = true;//' recovery
 mutate "a cut exchange keeps what it had mapped before" mapping/mapping.c '/^static int exchange_in_steps/,/^}/{s/ms_image_unref(m->mapped);//;s/m->mapped = ms_image_ref(mapped);/(void)mapped;/;}' recovery
 mutate "a protection that came in part stays" mapping/mapping.c '/^int ms_mapping_protect/,/^}/s/put_protections_back(m);//' recovery
-mutate "a view takes any number of mappings" mapping/mapping.c 's/#define MAX_MAPPINGS 1024/#define MAX_MAPPINGS 1000000/' "view limit"
+mutate "a view takes any number of mappings" mapping/mapping.h 's/#define MS_MAX_MAPPINGS 1024/#define MS_MAX_MAPPINGS 1000000/' "view limit"
 mutate "views are mapped shared" mapping/mapping.c '/^static int open_planned/,/^}/s/OS_PRIVATE/OS_SHARED_WRITE/' view
 mutate "the writer is mapped private" mapping/mapping.c '/^int ms_mapping_open_shared/,/^}/s/OS_SHARED_WRITE/OS_PRIVATE/' mutable
 mutate "protections are forgotten without being undone" mapping/mapping.c '/^int ms_mapping_unprotect/,/^}/s/int e = ms_os->protect(.*);/int e = 0;/' view

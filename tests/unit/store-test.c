@@ -8,13 +8,14 @@
 #include "storage/pool.h"
 #include "view.h"
 #include "support/support.h"
+#include "support/valid.h"
 
 /* ---- free space ------------------------------------------------------------------------------ */
 
 /* Offsets and lengths in pages. True: the list had a reference to the segment. */
 static bool put(struct freelist *f, uint64_t offset, uint64_t len, struct segment *g)
 {
-    struct free_extent e = {offset * page, len * page, g};
+    struct free_range e = {offset * page, len * page, g};
     bool spare = false;
     g_assert_true(ms_freelist_put(f, &e, &spare));
     return spare;
@@ -23,7 +24,7 @@ static bool put(struct freelist *f, uint64_t offset, uint64_t len, struct segmen
 /* Whether so many pages can be had, and where; *emptied: they were the segment's last. */
 static bool have(struct freelist *f, uint64_t len, uint64_t *offset, bool *emptied)
 {
-    struct free_extent e;
+    struct free_range e;
     if (!ms_freelist_take(f, len * page, &e, emptied))
         return false;
     g_assert_cmpuint(e.len, ==, len * page);
@@ -107,7 +108,7 @@ static void test_free_space_model(void)
                most = rng_below(&rng, 4) ? 9 : 150, n = 0;
         size_t len = 1 + rng_below(&rng, least(SEGMENT_PAGES - first, most));
         bool *at = is_free + i * SEGMENT_PAGES + first, emptied;
-        struct free_extent e;
+        struct free_range e;
         while (n < len && !at[n])
             n++;
         if (n && rng_below(&rng, 2)) {
@@ -131,6 +132,8 @@ static void test_free_space_model(void)
             g_assert_cmpuint(longest_run(is_free), <, len);
         }
         g_assert_cmpuint(f.bytes, ==, total * page);
+        if (step % 16 == 0)
+            assert_valid_freelist(&f);
     }
     /* What is not to be had is not there. */
     for (size_t k = 0, run = 0; k < SEGMENTS * SEGMENT_PAGES; k++) {
@@ -219,6 +222,7 @@ static void test_reuse(void)
             seeds[i] = rng_next(&rng);
             c[i] = filled(s, 1 + rng_below(&rng, 20), seeds[i]);
         }
+        assert_valid_store(s);
     }
     for (size_t i = 0; i < G_N_ELEMENTS(c); i++) {
         if (c[i])
@@ -251,6 +255,7 @@ static void test_end_of_offsets(void)
     } else {
         g_assert_cmpint(e, ==, -EFBIG);
     }
+    assert_valid_store(s);
     while (n > 0)
         unref_chunk(c[--n]);
     check_filled(first, 1);
@@ -309,8 +314,9 @@ static void test_trim(void)
                 unref_chunk(c[i * 7 % CHUNKS]);
             g_assert_cmpuint(s->pages, ==, 8);
             ms_store_trim(s);
-            g_assert_cmpuint(s->free.bytes, <=, 1024 * page);
-            g_assert_cmpuint(object_bytes(), <=, (1024 + 8 + 64) * page);
+            assert_valid_store(s);
+            g_assert_cmpuint(s->free.bytes, <=, MS_FREE_PAGES * page);
+            g_assert_cmpuint(object_bytes(), <=, (MS_FREE_PAGES + 8 + 64) * page);
         }
         check_filled(live, 1);
     }
@@ -341,7 +347,7 @@ static void test_trim_in_family(void)
     ms_store_unref(large);
     g_assert_cmpuint(atomic_load(&c->pages), ==, s->pages);
     ms_store_trim(s);
-    g_assert_cmpuint(s->free.bytes, <=, 1024 * page);
+    g_assert_cmpuint(s->free.bytes, <=, MS_FREE_PAGES * page);
     /* the chunk has the last reference, and is not given back by itself */
     ms_store_unref(s);
     unref_chunk(live);
@@ -369,7 +375,7 @@ static void test_pool_trim(void)
             unref_chunk(c[i]);
         g_assert_cmpuint(p->store->free.bytes, ==, CHUNKS * page);
         ms_pool_trim(p);
-        g_assert_cmpuint(p->store->free.bytes, <=, 1024 * page);
+        g_assert_cmpuint(p->store->free.bytes, <=, MS_FREE_PAGES * page);
         g_assert_false(ms_family_usage_test_and_clear_freed(p->family));
         struct store *other = new_store_of(p->family);
         struct chunk *last = filled(other, 1, 1);
