@@ -313,7 +313,7 @@ static void test_read(void)
     for (int i = 0; i < (on_valgrind() ? 10 : 500); i++) {
         size_t offset = rng_below(&rng, size + 1),
                len = rng_below(&rng, (i & 1 ? size : 3 * page) + 1);
-        len = least(len, size - offset);
+        len = ms_min(len, size - offset);
         buf[len] = 0xA5;
         assert_ok(memsnap_snapshot_read(s, offset, buf, len));
         assert_same(buf, data + offset, len);
@@ -346,7 +346,7 @@ static void check_diff(memsnap_snapshot *a, memsnap_snapshot *b, const unsigned 
         if (n == 0)
             break;
         check_ranges(ranges, n, x, y, size, &at);
-        g_assert_cmpuint(cursor, >=, least(at, size));
+        g_assert_cmpuint(cursor, >=, ms_min(at, size));
     }
     if (at < size)
         assert_same(x + at, y + at, size - at);

@@ -109,7 +109,7 @@ static size_t there_and_back(memsnap_snapshot *s, memsnap_snapshot *base, const 
 static void change(unsigned char *data, size_t size, struct rng *r, int n)
 {
     for (int i = 0; i < n; i++) {
-        size_t at = rng_below(r, size), len = 1 + rng_below(r, MIN(size - at, 3 * page));
+        size_t at = rng_below(r, size), len = 1 + rng_below(r, ms_min(size - at, 3 * page));
         if (rng_below(r, 3))
             fill(data + at, len, rng_next(r));
         else
@@ -426,7 +426,7 @@ static void test_damage(void)
         g_assert_cmpint(pwrite(fd, file + i, 1, (off_t)i), ==, 1);
     }
     memsnap_snapshot_unref(load(base, path));
-    for (size_t n = len; n-- > 0; n -= n > 400 ? MIN(step * 5, n - 400) : 0) {
+    for (size_t n = len; n-- > 0; n -= n > 400 ? ms_min(step * 5, n - 400) : 0) {
         g_assert_cmpint(ftruncate(fd, (off_t)n), ==, 0);
         assert_load_fails(base, path, -EBADMSG);
     }

@@ -296,7 +296,7 @@ static void test_file_is_left_alone(void)
     unsigned char *data = pattern(size, 1), *other = pattern(size, 2);
     char *path = temp_file("image", data, size);
     const unsigned flags[] = {0, MEMSNAP_FILE_MAP};
-    for (size_t w = 0; w < least(n_ways(), 2); w++) {
+    for (size_t w = 0; w < ms_min(n_ways(), 2); w++) {
         memsnap_snapshot *s = from_file(path, flags[w]);
         memsnap_view *m = view_mut(s), *v = view(s);
         memcpy(bytes(m), other, size);

@@ -24,7 +24,7 @@ static void init_sizes(void)
 static void store(memsnap_view *v, unsigned char *model, size_t size, struct rng *rng, int times)
 {
     while (times-- > 0) {
-        size_t at = rng_below(rng, size), len = least(size - at, rng_below(rng, 3 * page) + 1);
+        size_t at = rng_below(rng, size), len = ms_min(size - at, rng_below(rng, 3 * page) + 1);
         fill(model + at, len, rng_next(rng));
         memcpy(bytes(v) + at, model + at, len);
     }
@@ -450,8 +450,8 @@ static void change_all(memsnap_view *m, unsigned char *model, size_t size)
 static void clear_one(memsnap_view *m, unsigned char *model, size_t size)
 {
     size_t p = size / page / 2;
-    memset(bytes(m) + p * page, 0, least(page, size - p * page));
-    memset(model + p * page, 0, least(page, size - p * page));
+    memset(bytes(m) + p * page, 0, ms_min(page, size - p * page));
+    memset(model + p * page, 0, ms_min(page, size - p * page));
 }
 
 static void change_one(memsnap_view *m, unsigned char *model, size_t size)
@@ -669,7 +669,7 @@ static bool cannot_track(void)
 static void store_by_read(memsnap_view *v, unsigned char *model, size_t size, struct rng *rng)
 {
     int fd = open("/dev/urandom", O_RDONLY | O_CLOEXEC);
-    size_t at = rng_below(rng, size), len = least(size - at, 2 * page);
+    size_t at = rng_below(rng, size), len = ms_min(size - at, 2 * page);
     g_assert_cmpint(fd, >=, 0);
     g_assert_cmpint(read(fd, bytes(v) + at, len), ==, (ssize_t)len);
     memcpy(model + at, bytes(v) + at, len);
@@ -684,7 +684,7 @@ static void check_tracked_round(memsnap_snapshot *s, memsnap_view *m, unsigned c
     if (round % 5 == 1)
         store_by_read(m, model, size, rng);
     if (round % 7 == 2)
-        assert_ok(memsnap_view_protect(m, 0, least(size, page), MEMSNAP_ACCESS_NONE));
+        assert_ok(memsnap_view_protect(m, 0, ms_min(size, page), MEMSNAP_ACCESS_NONE));
     if (round % 6 == 3) {
         int r = memsnap_view_take_snapshot(m, MEMSNAP_TAKE_ATOMIC, &t);
         g_assert_true(r == 0 || r == -ENOTSUP);

@@ -24,7 +24,7 @@ static void init_sizes(void)
 static void scribble(memsnap_view *v, unsigned char *model, size_t size, struct rng *rng)
 {
     for (int i = 0; i < 12; i++) {
-        size_t at = rng_below(rng, size), len = least(size - at, rng_below(rng, 2 * page) + 1);
+        size_t at = rng_below(rng, size), len = ms_min(size - at, rng_below(rng, 2 * page) + 1);
         fill(bytes(v) + at, len, rng_next(rng));
         memcpy(model + at, bytes(v) + at, len);
     }
@@ -788,7 +788,7 @@ static void test_protect_hinders_nothing(void)
         while (memsnap_view_dirty(v, &cursor, &range, 1) == 1)
             dirty += (range.len + page - 1) / page;
         for (size_t at = 0; at < size; at += page)
-            differing += memcmp(data + at, model + at, least(page, size - at)) != 0;
+            differing += memcmp(data + at, model + at, ms_min(page, size - at)) != 0;
         g_assert_cmpuint(dirty, ==, differing);
         for (size_t i = 0; i < 60; i++) {
             int access = accesses[mode < 3 ? (size_t)mode : i % 3];
@@ -1113,7 +1113,7 @@ static void test_recycling_carries_nothing_over(void)
                 assert_ok(memsnap_view_restore(v));
                 bytes(v)[p * page + rng_below(&rng, page)] = 0xFF;
                 memset(bytes(v) + size, 0xEE, pages * page - size);
-                assert_ok(memsnap_view_protect(v, p * page, least(page, size - p * page),
+                assert_ok(memsnap_view_protect(v, p * page, ms_min(page, size - p * page),
                                                accesses[rng_below(&rng, 3)]));
             }
             if (round % 50 == 7) {

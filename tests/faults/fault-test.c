@@ -49,7 +49,7 @@ static void change(memsnap_view *v, unsigned char *model, size_t size, uint64_t 
 {
     struct rng rng = {seed};
     for (int i = 0; i < 5; i++) {
-        size_t at = rng_below(&rng, size), len = least(size - at, rng_below(&rng, page) + 1);
+        size_t at = rng_below(&rng, size), len = ms_min(size - at, rng_below(&rng, page) + 1);
         fill(bytes(v) + at, len, rng_next(&rng));
         memcpy(model + at, bytes(v) + at, len);
     }
@@ -404,7 +404,7 @@ static int call_dirty(struct world *w, struct outcome *o)
         g_assert_cmpuint(cursor, ==, 0);
         return r;
     }
-    while (memcmp(w->v_now + at, w->base + at, least(page, w->size - at)) == 0)
+    while (memcmp(w->v_now + at, w->base + at, ms_min(page, w->size - at)) == 0)
         at += page;
     g_assert_cmpint(r, ==, 1);
     g_assert_cmpuint(range.offset, ==, at);

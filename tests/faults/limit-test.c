@@ -21,7 +21,7 @@ static void limit(int which, size_t value)
 {
     struct rlimit l;
     g_assert_cmpint(getrlimit((__rlimit_resource_t)which, &l), ==, 0);
-    l.rlim_cur = least(l.rlim_max, value);
+    l.rlim_cur = ms_min(l.rlim_max, value);
     g_assert_cmpint(setrlimit((__rlimit_resource_t)which, &l), ==, 0);
 }
 

@@ -47,7 +47,7 @@ static void push_out(struct pages *g, memsnap_view *v)
 static void change(struct pages *g, memsnap_view *v)
 {
     for (int i = 0; i < 12; i++) {
-        size_t at = rng_below(&g->rng, g->size) / page * page, len = least(page, g->size - at);
+        size_t at = rng_below(&g->rng, g->size) / page * page, len = ms_min(page, g->size - at);
         if (i % 3 == 0)
             memset(g->model + at, 0, len);
         else if (i % 3 == 1)
@@ -66,7 +66,7 @@ static void check_dirty(struct pages *g, memsnap_view *v)
         check_ranges(r, n, g->base, g->model, g->size, &at);
     assert_ok(n);
     for (; at < g->size; at += page)
-        g_assert_cmpint(memcmp(g->base + at, g->model + at, least(page, g->size - at)), ==, 0);
+        g_assert_cmpint(memcmp(g->base + at, g->model + at, ms_min(page, g->size - at)), ==, 0);
 }
 
 static void check_taken(struct pages *g, memsnap_view *v, unsigned flags)

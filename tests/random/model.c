@@ -186,7 +186,7 @@ static struct snapshot *same_size(size_t size)
 
 static void check_view_page(const struct view *v, size_t p)
 {
-    size_t offset = p * page, len = least(page, v->size - offset);
+    size_t offset = p * page, len = ms_min(page, v->size - offset);
     if (v->access[p] == MEMSNAP_ACCESS_NONE)
         return;
     assert_same(bytes(v->handle) + offset, view_now(v) + offset, v->content ? len : page);
@@ -245,7 +245,7 @@ static void check_sample(void)
         return;
     unsigned char buf[512];
     size_t offset = rng_below(&spot, s->content->size),
-           len = least(sizeof buf, s->content->size - offset);
+           len = ms_min(sizeof buf, s->content->size - offset);
     assert_ok(memsnap_snapshot_read(s->handle, offset, buf, len));
     assert_same(buf, s->content->now + offset, len);
 }
@@ -271,7 +271,7 @@ static unsigned char *some_data(size_t size)
 {
     unsigned char *data = new_pattern(size);
     for (size_t i = below(4); i > 0 && size > 0; i--) {
-        size_t at = below(size), len = least(size - at, (1 + below(8)) * page);
+        size_t at = below(size), len = ms_min(size - at, (1 + below(8)) * page);
         memset(data + at, 0, len);
     }
     return data;
@@ -379,7 +379,7 @@ static void op_stats(void)
     }
     if (v) {
         struct memsnap_view_stats st = view_stats(v->handle);
-        g_assert_cmpuint(st.private_bytes, <=, MAX(round_up(v->size), page));
+        g_assert_cmpuint(st.private_bytes, <=, ms_max(round_up(v->size), page));
     }
 }
 
@@ -473,7 +473,7 @@ static void store(struct view *v, size_t at, const unsigned char *from, size_t l
 {
     unsigned char *now = v->content ? v->content->now : v->now;
     while (len > 0) {
-        size_t n = least(len, page - at % page);
+        size_t n = ms_min(len, page - at % page);
         if (v->access[at / page] == MEMSNAP_ACCESS_WRITE) {
             memcpy(now + at, from, n);
             memcpy(bytes(v->handle) + at, from, n);
@@ -494,7 +494,7 @@ static void op_store(void)
     size_t limit = v->content || !one_in(8) ? v->size : round_up(v->size);
     for (size_t i = 1 + below(one_in(10) ? 100 : 6); i > 0; i--) {
         size_t at = below(limit), len = 1 + below(one_in(3) ? 1 : (one_in(10) ? 40 : 2) * page);
-        len = least(len, limit - at);
+        len = ms_min(len, limit - at);
         unsigned char *data = new_pattern(len);
         if (one_in(5))
             memset(data, 0, len);
@@ -514,7 +514,7 @@ static void op_store_back(void)
     if (!from)
         return;
     size_t at = one_in(2) ? below(v->size) : below(view_pages(v)) * page;
-    store(v, at, from + at, least(v->size - at, (1 + below(20)) * page));
+    store(v, at, from + at, ms_min(v->size - at, (1 + below(20)) * page));
 }
 
 static void op_take(void)
@@ -571,9 +571,9 @@ static void op_protect(void)
     struct view *v = any_view();
     if (!v || v->size == 0)
         return;
-    size_t first = below(view_pages(v)), n = 1 + below(least(view_pages(v) - first, 10));
+    size_t first = below(view_pages(v)), n = 1 + below(ms_min(view_pages(v) - first, 10));
     int access = accesses[below(3)];
-    succeed(memsnap_view_protect(v->handle, first * page, least(n * page, v->size - first * page),
+    succeed(memsnap_view_protect(v->handle, first * page, ms_min(n * page, v->size - first * page),
                                  access),
             UNTOUCHED);
     memset(v->access + first, access, n);

@@ -336,7 +336,7 @@ void check_same(const char *file, int line, const void *is, const void *expected
 
 static bool page_differs(const unsigned char *x, const unsigned char *y, size_t size, size_t at)
 {
-    return memcmp(x + at, y + at, least(page, size - at)) != 0;
+    return memcmp(x + at, y + at, ms_min(page, size - at)) != 0;
 }
 
 void check_ranges(const struct memsnap_range *ranges, int n, const void *x, const void *y,

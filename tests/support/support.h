@@ -15,6 +15,7 @@
 #include <stdint.h>
 #include <string.h>
 
+#include "base/arith.h"
 #include "os/os.h"
 
 #define KIB ((size_t)1 << 10)
@@ -63,12 +64,6 @@ bool on_thread_sanitizer(void);
 struct rng {
     uint64_t state;
 };
-
-/* GLib's MIN evaluates twice: no random numbers in there */
-static inline size_t least(size_t a, size_t b)
-{
-    return a < b ? a : b;
-}
 
 uint64_t rng_next(struct rng *r);
 size_t rng_below(struct rng *r, size_t limit); /* limit > 0 */

@@ -5,6 +5,7 @@
 #include <glib.h>
 #include <stdbool.h>
 
+#include "base/arith.h"
 #include "storage/image.h"
 #include "storage/image_tree.h"
 #include "support/valid.h"
@@ -30,7 +31,7 @@ static struct block child_block(struct block b, unsigned index)
 {
     struct block child = {.bits = b.bits - FANOUT_BITS};
     child.first = b.first + ((size_t)index << child.bits);
-    child.end = MIN(b.end - child.first, (size_t)1 << child.bits) + child.first;
+    child.end = ms_min(b.end - child.first, (size_t)1 << child.bits) + child.first;
     return child;
 }
 

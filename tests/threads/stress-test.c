@@ -58,7 +58,7 @@ static size_t below(struct worker *w, size_t limit)
 
 static size_t bytes_in(size_t p)
 {
-    return least(page, size - p * page);
+    return ms_min(page, size - p * page);
 }
 
 static uint64_t word_at(size_t p, unsigned kind, size_t i)
@@ -314,7 +314,7 @@ static void do_protect(struct worker *w)
     kinds now;
     size_t first = below(w, pages), n = below(w, pages - first) + 1;
     write_lock(x);
-    assert_ok(memsnap_view_protect(x->v, first * page, least(n * page, size - first * page),
+    assert_ok(memsnap_view_protect(x->v, first * page, ms_min(n * page, size - first * page),
                                    MEMSNAP_ACCESS_NONE));
     t = take(x->v);
     memcpy(now, x->now, sizeof now);

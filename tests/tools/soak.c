@@ -94,13 +94,13 @@ static bool one_in(struct rng *rng, size_t n)
     return rng_below(rng, n) == 0;
 }
 
-/* One to `most` short changes in a view and its model. */
+/* One to `limit` short changes in a view and its model. */
 static void change(memsnap_view *v, unsigned char *model, size_t size, size_t limit,
                    struct rng *rng)
 {
-    for (size_t i = 1 + rng_below(rng, most); i > 0; i--) {
+    for (size_t i = 1 + rng_below(rng, limit); i > 0; i--) {
         size_t at = rng_below(rng, size),
-               len = least(size - at, one_in(rng, 2) ? 8 : 1 + rng_below(rng, 2 * page));
+               len = ms_min(size - at, one_in(rng, 2) ? 8 : 1 + rng_below(rng, 2 * page));
         fill(model + at, len, rng_next(rng));
         memcpy(bytes(v) + at, model + at, len);
     }
@@ -123,7 +123,7 @@ static unsigned char *prepared_bytes;
 static void check_prepared(memsnap_view *v, struct rng *rng)
 {
     for (int i = 0; i < 4; i++) {
-        size_t at = rng_below(rng, PREPARED_SIZE), len = least(PREPARED_SIZE - at, page);
+        size_t at = rng_below(rng, PREPARED_SIZE), len = ms_min(PREPARED_SIZE - at, page);
         assert_same(bytes(v) + at, prepared_bytes + at, len);
     }
 }
@@ -232,7 +232,7 @@ static void chain_rebase(struct chain *c, uint64_t expected)
 
 static void chain_go_to(struct chain *c)
 {
-    size_t i = rng_below(&c->rng, least(c->taken, CHAIN));
+    size_t i = rng_below(&c->rng, ms_min(c->taken, CHAIN));
     timed_restore_to(c->v, c->kept[i]);
     chain_rebase(c, c->hashes[i]);
 }
@@ -574,7 +574,7 @@ static void tell(const struct sample *s)
 static void watch(void)
 {
     uint64_t begun = now(), all = (uint64_t)seconds * 1000000000,
-             interval = MAX(all / MAX_SAMPLES, 250000000), next = interval;
+             interval = ms_max(all / MAX_SAMPLES, 250000000), next = interval;
     while (n_samples < MAX_SAMPLES && next <= all) {
         uint64_t at = now() - begun;
         if (at < next) {

@@ -12,6 +12,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include "base/arith.h"
 #include "storage/chunk.h"
 #include "storage/image.h"
 #include "storage/image_tree.h"
@@ -372,7 +373,7 @@ static void test_usage(void)
 static size_t block_by_definition(size_t page, size_t pages)
 {
     size_t best = page % SMALL_BLOCK || pages < SMALL_BLOCK
-                      ? MIN(pages, SMALL_BLOCK - page % SMALL_BLOCK)
+                      ? ms_min(pages, SMALL_BLOCK - page % SMALL_BLOCK)
                       : SMALL_BLOCK;
     for (size_t block = FANOUT; block <= pages && page % block == 0; block *= FANOUT)
         best = block;
@@ -760,7 +761,7 @@ static void check_run(const struct model *m, const struct version *v, size_t pag
     g_assert_cmpuint(run->chunk_page, ==, c->chunk ? c->page + (page - m->cuts[n]) : 0);
     while (end < limit && continues(m, v, n))
         end = m->cuts[++n + 1];
-    g_assert_cmpuint(run->pages, ==, MIN(end, limit) - page);
+    g_assert_cmpuint(run->pages, ==, ms_min(end, limit) - page);
 }
 
 static void check_version(const struct model *m, const struct version *v)
@@ -791,11 +792,11 @@ static void check_difference(const struct model *m, const struct version *a,
         while (n < m->cells && cells_same(a, b, n))
             n++;
         g_assert_cmpuint(n, <, m->cells);
-        g_assert_cmpuint(first, ==, MAX(page, m->cuts[n]));
+        g_assert_cmpuint(first, ==, ms_max(page, m->cuts[n]));
         while (n < m->cells && !cells_same(a, b, n))
             n++;
         page = first + pages;
-        g_assert_cmpuint(page, ==, MIN(limit, m->cuts[n]));
+        g_assert_cmpuint(page, ==, ms_min(limit, m->cuts[n]));
     }
     for (; n < m->cells && m->cuts[n] < limit; n++)
         g_assert_true(cells_same(a, b, n));
@@ -868,7 +869,7 @@ static void check_usage(const struct model *m)
 static size_t nodes_needed(const struct model *m, const struct version *v, size_t first,
                            unsigned bits)
 {
-    size_t left = m->pages - first, size = (size_t)1 << bits, end = first + MIN(left, size),
+    size_t left = m->pages - first, size = (size_t)1 << bits, end = first + ms_min(left, size),
            n = cell_of(m, first);
     while (m->cuts[n + 1] < end && continues(m, v, n))
         n++;
@@ -942,10 +943,10 @@ static void random_cells(const struct model *m, size_t *from, size_t *to)
     case 4:
         block = (size_t)1 << FANOUT_BITS * random_below(height(m->pages) + 1);
         *from = cell_of(m, m->cuts[*from] / block * block);
-        *to = cell_of(m, MIN(m->pages, m->cuts[*from] + MIN(block, m->pages)) - 1) + 1;
+        *to = cell_of(m, ms_min(m->pages, m->cuts[*from] + ms_min(block, m->pages)) - 1) + 1;
         return;
     case 5:
-        *to = *from + 1 + random_below(MIN(n - *from, 40));
+        *to = *from + 1 + random_below(ms_min(n - *from, 40));
         return;
     default:
         *to = *from + 1;

@@ -106,7 +106,7 @@ static void test_free_space_model(void)
     for (int step = 0; step < 20000; step++) {
         size_t i = rng_below(&rng, SEGMENTS), first = rng_below(&rng, SEGMENT_PAGES),
                most = rng_below(&rng, 4) ? 9 : 150, n = 0;
-        size_t len = 1 + rng_below(&rng, least(SEGMENT_PAGES - first, most));
+        size_t len = 1 + rng_below(&rng, ms_min(SEGMENT_PAGES - first, most));
         bool *at = is_free + i * SEGMENT_PAGES + first, emptied;
         struct free_range e;
         while (n < len && !at[n])
