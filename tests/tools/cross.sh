@@ -38,7 +38,7 @@ build()
             "$src/configure" --disable-tests --disable-shared --with-valgrind=no CC="$compiler" CFLAGS='-O2 -g' "$@" || exit
         fi
         make libmemsnap.la &&
-            $compiler -O2 -g -Wall -Wextra -static -pthread -I"$src/include" -o cross "$src/tests/tools/cross.c" .libs/libmemsnap.a
+            $compiler -O2 -g -Wall -Wextra -static -pthread -I"$src/include" -I"$src/tests" -o cross "$src/tests/tools/cross.c" .libs/libmemsnap.a
     ) >"$top/$name.log" 2>&1 && return
     fail "$name" "it cannot be built, see cross/$name.log"
     tail -n 5 "$top/$name.log" | sed 's/^/    /'

@@ -10,7 +10,7 @@ top=$1 seconds=$2
 shift 2
 : "${FUZZ_CC:=clang}"
 flags="-g -O1 -fno-omit-frame-pointer -fsanitize=fuzzer-no-link,address,undefined -fno-sanitize-recover=undefined"
-flags="$flags -DHAVE_CONFIG_H -D_GNU_SOURCE -I. -I$top/include -I$top/lib ${GLIB_CFLAGS-}"
+flags="$flags -DHAVE_CONFIG_H -D_GNU_SOURCE -I. -I$top/include -I$top/lib -I$top/tests ${GLIB_CFLAGS-}"
 
 if ! command -v "$FUZZ_CC" >/dev/null; then
     echo "fuzz.sh: there is no $FUZZ_CC; it takes clang and its runtime library (FUZZ_CC)" >&2

@@ -155,7 +155,7 @@ static size_t scan_for(char *view, size_t size, int written, struct region *foun
         }
         int n = ioctl(pagemap, _IOWR('f', 16, struct candidate_scan), &s);
         check(n >= 0, "PAGEMAP_SCAN");
-        for (int i = 0; i < n && total < most; i++)
+        for (int i = 0; i < n && total < limit; i++)
             found[total++] = regions[i];
         at = (uintptr_t)s.walk_end;
     }
@@ -576,10 +576,10 @@ int main(void)
 
     page = (size_t)sysconf(_SC_PAGESIZE);
     check((pagemap = open("/proc/self/pagemap", O_RDONLY | O_CLOEXEC)) >= 0, "pagemap");
-    source = mmap(NULL, most, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    source = mmap(NULL, limit, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     check(source != MAP_FAILED, "mmap");
-    madvise(source, most, MADV_DONTFORK);
-    for (size_t at = 0; at < most; at += page)
+    madvise(source, limit, MADV_DONTFORK);
+    for (size_t at = 0; at < limit; at += page)
         memset(source + at, (int)(at / page % 251 + 1), page);
     printf("%-44s %-18s %12s %12s %9s\n", "microseconds, medians", "peer", "peer", "least",
            "at most");
