@@ -27,7 +27,7 @@
  *   segment    A range of a store. Its window is one shared, read-only mapping of all of it, so
  *              that anybody can read a chunk without a lock.
  *   family     A snapshot that was made from bytes or a file, and all that was taken or cloned from
- *              it, directly or not.
+ *              it or loaded on top of it, directly or not.
  *   pool       Where a family's new chunks go: its current store.
  *   take       To make a snapshot of what a view shows now. To capture is to make the image for it.
  *

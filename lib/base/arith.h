@@ -16,19 +16,20 @@ static inline size_t ms_max(size_t a, size_t b)
     return a > b ? a : b;
 }
 
+/* to: a power of two. */
 static inline bool ms_aligned(size_t n, size_t to)
 {
     return (n & (to - 1)) == 0;
 }
 
-/* to: a power of two. For sizes that ms_pages_of has accepted this cannot wrap. */
+/* to: a power of two. Cannot wrap for sizes that ms_pages_of() has accepted. */
 static inline uint64_t ms_round_up(uint64_t n, uint64_t to)
 {
     return (n + to - 1) & ~(to - 1);
 }
 
-/* Pages that size bytes need. False if they cannot be addressed: a mapping of that many pages
- * must fit ptrdiff_t. */
+/* *pages: how many pages `size` bytes need. False if a mapping of them would be larger than
+ * PTRDIFF_MAX. */
 static inline bool ms_pages_of(size_t size, size_t page_size, size_t *pages)
 {
     if (size > PTRDIFF_MAX - 2 * page_size)

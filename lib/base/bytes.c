@@ -1,9 +1,9 @@
 /* Comparing memory that other threads may be storing to.
  *
- * Not by memcmp: the C library's finds the first difference by vectors, then loads that byte
- * again to see which side is less. If it was stored to in between, so that the sides now agree
- * there, memcmp answers "equal" without having looked at what comes behind: a page full of
- * changes would be taken for unchanged (tests/unit/bytes-test.c shows it happening). */
+ * memcmp cannot do that. The C library's finds the first difference with vectors, then loads that
+ * byte again to see which side is less. If another thread has stored to the byte in between, so
+ * that both sides are the same there, memcmp answers "equal" and has not looked at the bytes that
+ * follow. A page full of changes would be taken for unchanged; tests/unit/bytes-test.c shows it. */
 #include "config.h"
 
 #include "base/bytes.h"
@@ -13,15 +13,15 @@
 
 #include "base/annotate.h"
 
-/* Vectors of 32 bytes, which processors with AVX2 have and others make of two (SSE2, NEON). A
- * page in the cache: 61 ns with AVX2, 111 ns without, memcmp 44 ns, a loop over plain words 137
- * to 195 ns. Out of the cache all are the same. */
+/* Vectors of 32 bytes. Processors with AVX2 have them; on others the compiler uses two smaller ones
+ * (SSE2, NEON). Comparing a page in the cache takes 61 ns with AVX2, 111 ns without, 44 ns with
+ * memcmp, and 137 to 195 ns in a loop over words. Out of the cache all are equally fast. */
 typedef uint64_t vector __attribute__((vector_size(32)));
 #define VECTOR sizeof(vector)
 #define BLOCK (4 * VECTOR)
 #define INLINE static inline __attribute__((always_inline))
 
-/* By pointers: processors without such vectors pass them in another way than those with. b ==
+/* The vector is passed by pointer: how it would be passed by value depends on the processor. b ==
  * NULL stands for zeros. */
 INLINE void add_difference(vector *sum, const char *a, const char *b, size_t at)
 {

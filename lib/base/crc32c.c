@@ -1,14 +1,13 @@
-/* CRC-32C. The tables are constants, so there is nothing to initialise: a CRC is linear, and
- * every entry is the sum (exclusive or) of the entries for its single bits, which are written
- * down. */
+/* CRC-32C. The tables are computed by the compiler: a CRC is linear, so every entry is the sum
+ * (exclusive or) of the entries for its single bits, and only those are written down. */
 #include "config.h"
 
 #include "base/crc32c.h"
 
 #include <string.h>
 
-/* Table n has, for each byte, the checksum of that byte followed by n zero bytes. The arguments
- * are those of bytes 1, 2, 4 ... 128. */
+/* Table n has the checksum of each byte followed by n zero bytes. The arguments of TABLE are the
+ * entries of the bytes 1, 2, 4 ... 128. */
 #define BIT(i, n, x) ((i) >> (n)&1 ? (x) : 0)
 #define ENTRY(i, a, b, c, d, e, f, g, h)                                                           \
     (BIT(i, 0, a) ^ BIT(i, 1, b) ^ BIT(i, 2, c) ^ BIT(i, 3, d) ^ BIT(i, 4, e) ^ BIT(i, 5, f) ^     \
@@ -44,7 +43,7 @@ static const uint32_t tables[8][256] = {
           0x34019664u),
 };
 
-/* The value of eight bytes in the order in which they stand, whatever the machine's. */
+/* The value of four bytes in little-endian order, whatever the machine's. */
 static uint32_t little32(const unsigned char *p)
 {
     return (uint32_t)p[0] | (uint32_t)p[1] << 8 | (uint32_t)p[2] << 16 | (uint32_t)p[3] << 24;

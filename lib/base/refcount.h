@@ -1,6 +1,6 @@
-/* Reference counts: relaxed increment, acquire-release decrement, overflow refused, annotated
- * for helgrind and DRD. A decrement that reaches zero happens after every other decrement: the
- * destructor sees all that was done under the references. */
+/* Reference counts. Increments are relaxed, decrements acquire-release: the decrement that reaches
+ * zero happens after every other one, so the destructor sees all that was done under the
+ * references. Overflow aborts. Annotated for helgrind and DRD. */
 #ifndef MS_REFCOUNT_H
 #define MS_REFCOUNT_H
 
@@ -32,7 +32,7 @@ static inline void ms_ref_get(refcount *r)
     ms_ref_add(r, 1);
 }
 
-/* True for the last one: the caller destroys the object. */
+/* Gives a reference back. True if it was the last one: the caller destroys the object. */
 static inline bool ms_ref_put(refcount *r)
 {
     MS_RELEASES(r);
@@ -44,8 +44,8 @@ static inline bool ms_ref_put(refcount *r)
     return true;
 }
 
-/* A look at the count. 1 means the caller's own reference is the only one; anything more may be
- * out of date at once. */
+/* The count at this moment. 1: the caller's own reference is the only one, and stays so. A greater
+ * count may be out of date at once. */
 static inline size_t ms_ref_count(const refcount *r)
 {
     return atomic_load_explicit(r, memory_order_acquire);
