@@ -596,12 +596,7 @@ static void test_full_file_system(void)
 
 int main(int argc, char **argv)
 {
-    if (argc > 2 && strcmp(argv[1], "--size") == 0) {
-        fragmented_size = strtoul(argv[2], NULL, 10) * MIB;
-        argv[2] = argv[0];
-        argv += 2;
-        argc -= 2;
-    }
+    fragmented_size = test_number(&argc, argv, "--size", fragmented_size / MIB) * MIB;
     test_init(&argc, &argv);
     test_add("few-descriptors", test_few_descriptors, 0);
     test_add("no-descriptors", test_no_descriptors, 0);

@@ -52,27 +52,11 @@ static void test_faults(void)
     run_model(true);
 }
 
-/* Takes --rounds N out of the arguments; the rest is GLib's. */
-static void own_arguments(int *argc, char **argv)
-{
-    int kept = 1;
-    for (int i = 1; i < *argc; i++) {
-        if (strcmp(argv[i], "--rounds") == 0 && i + 1 < *argc)
-            rounds = strtoul(argv[++i], NULL, 10);
-        else if (g_str_has_prefix(argv[i], "--rounds="))
-            rounds = strtoul(argv[i] + strlen("--rounds="), NULL, 10);
-        else
-            argv[kept++] = argv[i];
-    }
-    argv[kept] = NULL;
-    *argc = kept;
-}
-
 int main(int argc, char **argv)
 {
     if (on_valgrind())
         rounds = 100;
-    own_arguments(&argc, argv);
+    rounds = test_number(&argc, argv, "--rounds", rounds);
     test_init(&argc, &argv);
     test_add("model", test_model, TEST_SOURCES);
     test_add("faults", test_faults, 0);

@@ -219,6 +219,21 @@ void test_init(int *argc, char ***argv)
     g_test_init(argc, argv, NULL);
 }
 
+size_t test_number(int *argc, char **argv, const char *option, size_t if_missing)
+{
+    size_t number = if_missing;
+    int kept = 1;
+    for (int i = 1; i < *argc; i++) {
+        if (strcmp(argv[i], option) == 0 && i + 1 < *argc)
+            number = strtoul(argv[++i], NULL, 10);
+        else
+            argv[kept++] = argv[i];
+    }
+    argv[kept] = NULL;
+    *argc = kept;
+    return number;
+}
+
 void test_skip(const char *why)
 {
     if (child_pipe < 0) {

@@ -44,6 +44,8 @@ extern struct config config; /* of the running test */
 extern size_t page;          /* bytes */
 
 void test_init(int *argc, char ***argv);
+/* The number that follows the option in the arguments; both are taken out. */
+size_t test_number(int *argc, char **argv, const char *option, size_t if_missing);
 void test_add(const char *name, void (*body)(void), unsigned how);
 bool config_is(const char *backend);
 /* Whether the source of dirty pages works in this process; OS_SOURCE_COMPARE and OS_SOURCES do. */

@@ -602,12 +602,7 @@ int main(int argc, char **argv)
 {
     if (on_valgrind())
         rounds = 40;
-    if (argc > 2 && strcmp(argv[1], "--rounds") == 0) {
-        rounds = strtoul(argv[2], NULL, 10);
-        argv[2] = argv[0];
-        argv += 2;
-        argc -= 2;
-    }
+    rounds = test_number(&argc, argv, "--rounds", rounds);
     test_init(&argc, &argv);
     /* more than an image that is kept in heap memory for being tiny */
     pages = on_valgrind() ? 20 : MAX_PAGES;

@@ -303,12 +303,7 @@ int main(int argc, char **argv)
 {
     if (on_valgrind())
         rounds = 6;
-    if (argc > 2 && strcmp(argv[1], "--rounds") == 0) {
-        rounds = strtoul(argv[2], NULL, 10);
-        argv[2] = argv[0];
-        argv += 2;
-        argc -= 2;
-    }
+    rounds = test_number(&argc, argv, "--rounds", rounds);
     test_init(&argc, &argv);
     test_add("own-views", test_own_views, TEST_PLAIN);
     test_add("pass-handles", test_pass_handles, TEST_PLAIN);

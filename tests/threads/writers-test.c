@@ -358,12 +358,7 @@ static void test_no_store_is_lost(void)
 
 int main(int argc, char **argv)
 {
-    if (argc > 2 && strcmp(argv[1], "--rounds") == 0) {
-        rounds = strtoul(argv[2], NULL, 10);
-        argv[2] = argv[0];
-        argv += 2;
-        argc -= 2;
-    }
+    rounds = test_number(&argc, argv, "--rounds", rounds);
     test_init(&argc, &argv);
     test_add("direct", test_direct, TEST_PLAIN);
     test_add("atomic", test_atomic, TEST_PLAIN);
