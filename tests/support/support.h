@@ -30,13 +30,13 @@ struct config {
     const struct os *os;
     enum os_source force;
     unsigned flags; /* for every call that makes a snapshot */
-    bool warm;      /* what is opened or learned once was */
+    bool warm;      /* what the library does once per process is done */
 };
 
 enum test_how {
     /* once per backend and source of dirty pages, else once per backend */
     TEST_SOURCES = 1,
-    /* the backend's own table: no operation is counted, and no end-of-test leak check is made */
+    /* with the backend's own table: operations are not counted, and leaks are not looked for */
     TEST_PLAIN = 2
 };
 
@@ -50,11 +50,11 @@ void test_add(const char *name, void (*body)(void), unsigned how);
 bool config_is(const char *backend);
 /* Whether the source of dirty pages works in this process; OS_SOURCE_COMPARE and OS_SOURCES do. */
 bool source_works(const struct os *os, enum os_source source);
-/* All configurations that work here, at most max; returns how many. */
+/* Lists the configurations that work here, at most max. Returns how many. */
 size_t config_list(struct config *list, size_t max);
 /* Runs body in a configuration, over a table that is wrapped (fault.h), and looks for leaks. */
 void config_run(struct config *c, void (*body)(void));
-/* Marks the running test as skipped, in a child too; the caller returns. */
+/* Marks the running test as skipped, from a child too. The caller returns then. */
 void test_skip(const char *why);
 bool on_valgrind(void);
 /* AddressSanitizer or ThreadSanitizer: address space and signals are theirs */
@@ -70,8 +70,7 @@ struct rng {
 uint64_t rng_next(struct rng *r);
 size_t rng_below(struct rng *r, size_t limit); /* limit > 0 */
 size_t round_up(size_t size);                  /* to whole pages */
-/* Under valgrind, which looks at every byte, large sizes become a few pages and the same odd
- * bytes. */
+/* Under valgrind, which is slow, makes large sizes a few pages plus the same odd bytes. */
 void shrink_for_valgrind(size_t *sizes, size_t n);
 void fill(void *p, size_t size, uint64_t seed);     /* no page comes out all zero */
 unsigned char *pattern(size_t size, uint64_t seed); /* g_malloc()ed */
@@ -82,7 +81,7 @@ void check_same(const char *file, int line, const void *is, const void *expected
 void check_content(const char *file, int line, memsnap_snapshot *s, const void *expected,
                    size_t size);
 #define assert_same(is, expected, size) check_same(__FILE__, __LINE__, is, expected, size)
-/* Looks at the snapshot in both ways: read, and through a view. */
+/* Compares what memsnap_snapshot_read() gives, and what a view shows. */
 #define assert_content(s, expected, size) check_content(__FILE__, __LINE__, s, expected, size)
 #define assert_ok(result) g_assert_cmpint(result, ==, 0)
 
@@ -95,11 +94,11 @@ extern char untouched_by_failure;
         g_assert_true((void *)(out) == UNTOUCHED);                                                 \
     } while (0)
 
-/* Hidden from the compiler, which may know that a parameter is not to be NULL. */
+/* NULL, but the compiler does not know: it may warn of a NULL parameter. */
 extern void *volatile null;
 
-/* The ranges of one call of the cursor protocol, against the pages in which x and y differ from
- * *at on: none may be missing, and only the last of a call may end before its run does. */
+/* Checks the ranges of one call that takes a cursor: they are the runs of pages in which x and y
+ * differ from *at on. Only the last range may end before its run does. Moves *at to its end. */
 void check_ranges(const struct memsnap_range *ranges, int n, const void *x, const void *y,
                   size_t size, size_t *at);
 
@@ -116,28 +115,28 @@ unsigned tracking(void);
 memsnap_view *view_mut_tracked(memsnap_snapshot *s);
 memsnap_snapshot *take(memsnap_view *v);
 unsigned char *bytes(memsnap_view *v);
-/* Does what one does with a snapshot, and checks the contents. */
+/* Uses a snapshot in the usual ways, and checks every byte. */
 void exercise(size_t size);
 struct memsnap_snapshot_stats snap_stats(memsnap_snapshot *s);
 struct memsnap_view_stats view_stats(memsnap_view *v);
 
-/* A free stretch of address space of at least `size` bytes, aligned to 2 MiB. Nothing keeps it
- * free but that it is the lower end of a larger one. */
+/* An address, aligned to 2 MiB, with at least `size` bytes free. They stay free because they are
+ * the lower end of a larger free range. */
 void *free_address(size_t size);
 
 /* ---- what the process holds ------------------------------------------------------------------ */
 
-size_t descriptors(void); /* open, without the one that counts them */
+size_t descriptors(void); /* that are open, but for the one that counts them */
 size_t mappings(void);
 size_t resident(
     const char *field); /* bytes, of a line of /proc/self/status: "VmRSS", "RssAnon", "RssShmem" */
-size_t object_bytes(void); /* memory and blocks behind the nameless files that are open */
+size_t object_bytes(void); /* memory and disk space of the nameless files that are open */
 
 /* ---- children -------------------------------------------------------------------------------- */
 
 /* Runs body in a forked child and returns its wait status; 0 if body returned. */
 int child_status(void (*body)(void *), void *arg);
-/* The same; the test fails unless the child did well, and is skipped if the child was. */
+/* The same, but the test fails if the child does, and is skipped if the child is. */
 void child_run(void (*body)(void *), void *arg);
 void child_exit(int code) __attribute__((noreturn)); /* _exit, but coverage is kept */
 

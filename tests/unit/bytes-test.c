@@ -13,7 +13,7 @@ enum { SIZE = 4096 };
 
 typedef bool (*comparison)(const void *, const void *, size_t);
 
-/* Every length and alignment, with a difference at each place in turn, and right behind the end. */
+/* All lengths and alignments, with a difference at each byte in turn, and just behind the end. */
 static void check_places(comparison equal)
 {
     static const size_t lengths[] = {0, 1, 7, 15, 16, 17, 127, 128, 129, 255, 300, 512};
@@ -56,7 +56,7 @@ struct flipping {
     atomic_uint rounds;
 };
 
-/* Each of these bytes agrees with its other side half of the time. */
+/* The thread stores to these bytes all the time; each equals its counterpart half of the time. */
 static void *flip(void *arg)
 {
     struct flipping *f = arg;
@@ -68,7 +68,7 @@ static void *flip(void *arg)
     return NULL;
 }
 
-/* The last byte differs all the time, so whatever the first ones do meanwhile the answer is no. */
+/* The last byte always differs, so the answer is no, whatever the other bytes do meanwhile. */
 static void check_changing(comparison is_equal)
 {
     static _Alignas(64) unsigned char changing[SIZE], still[SIZE];

@@ -1,6 +1,6 @@
-/* Images without an operating system: chunks and memory are this file's own, so that every
- * reference, every block of bookkeeping and every failing allocation is accounted for. Whatever
- * an image answers is compared with a plain array that was edited likewise. */
+/* Images without an operating system. Chunks and memory are this file's own, so that it counts
+ * every reference and every allocation, and can make any allocation fail. What an image answers is
+ * compared with a plain array that was edited in the same way. */
 #include "config.h"
 
 #include <errno.h>
@@ -26,8 +26,9 @@
 
 /* ---- memory and chunks ----------------------------------------------------------------------- */
 
-static atomic_size_t live_blocks, allocations; /* not freed yet; ever made */
-static size_t fail_after = SIZE_MAX;           /* allocations that still succeed */
+static atomic_size_t live_blocks;    /* allocations that were not freed yet */
+static atomic_size_t allocations;    /* all that were ever made */
+static size_t fail_after = SIZE_MAX; /* allocations that still succeed */
 
 static void *test_alloc(size_t size)
 {
@@ -51,8 +52,8 @@ static const struct os test_os = {.name = "test", .alloc = test_alloc, .free = t
 const struct os *ms_os = &test_os;
 
 static atomic_size_t live_chunks;
-static atomic_size_t unflushed; /* chunks given back whose reclaim was not flushed */
-/* stretches given back; written in single-threaded tests only */
+static atomic_size_t unflushed; /* pages given back whose reclaim was not flushed */
+/* ranges given back; counted in single-threaded tests only */
 static size_t flushes;
 static bool threaded;
 
@@ -143,7 +144,7 @@ static struct image *image_with(const struct image *from, struct run run)
     return ms_image_edit_finish(&e);
 }
 
-/* Every page a chunk of its own, at offsets that are side by side. Nothing but the image refers
+/* An image whose pages are chunks of one page each, neighbours in the store. Only the image refers
  * to them. */
 static struct image *fragmented_image(size_t pages)
 {
@@ -228,7 +229,7 @@ static void test_one_run(void)
     }
 }
 
-/* The first and the last page of images as large as they come. */
+/* The first and the last page of images of all sizes, up to the largest. */
 static void test_extremes(void)
 {
     struct chunk *c = chunk_new(1);
@@ -253,8 +254,8 @@ static void test_extremes(void)
     assert_nothing_left();
 }
 
-/* Runs put in piece by piece, in any order, end as one slot without a node, whatever the size of
- * the image. */
+/* A run that was set page by page, in any order, ends as one slot without a node, whatever the size
+ * of the image. */
 static void test_collapse(void)
 {
     static const size_t sizes[] = {2, 15, 16, 17, 63, 64, 65, 127, 257, 4096, 4097};
@@ -364,7 +365,7 @@ static void test_usage(void)
     struct image *torn = image_with(hole, (struct run){35, 5, last_chunk(hole), 30});
     ms_image_unref(hole);
     g_assert_cmpint(ms_image_usage(torn, 1, &u), ==, 0);
-    /* goes on in the chunk where it stopped, but not in the image */
+    /* continues in the chunk where the run before ended, but not in the image */
     g_assert_cmpuint(u.runs, ==, 5);
     ms_image_unref(torn);
     assert_nothing_left();
@@ -394,8 +395,8 @@ static void test_block(void)
     g_assert_cmpuint(ms_image_block(5, 30), ==, 11);
 }
 
-/* What ms_image_block cuts goes into one slot, or into slots of one node: the chunk dies when
- * they are overwritten. */
+/* A chunk that ms_image_block() cuts is in one slot, or in slots of one node, and dies when these
+ * are overwritten. */
 static void test_block_fills_slot(void)
 {
     struct image *zero = zero_image(100000);
@@ -430,7 +431,7 @@ static void test_copy_cost(void)
             size_t page = (size_t)g_test_rand_int_range(0, (gint32)pages), before = allocations;
             struct image *i = image_with(from[k], (struct run){page, 1, c, 0});
             g_assert_cmpuint(allocations - before, <=, height(pages) + 1);
-            /* the path is the edit's own from then on */
+            /* now the edit owns the nodes on the way */
             struct image_edit e;
             g_assert_cmpint(ms_image_edit_begin(&e, i), ==, 0);
             ms_image_unref(i);
@@ -446,8 +447,8 @@ static void test_copy_cost(void)
     }
 }
 
-/* A changed page here and there leaves one reference to what was there before in each node on
- * its way, and takes none with it that its neighbours need. */
+/* Changing a single page leaves one reference to the old chunk in each node on the way. Changing
+ * the image back, or dropping one version, leaves those that other versions need. */
 static void test_one_reference_for_the_rest(void)
 {
     enum { PAGES = FANOUT * FANOUT * FANOUT };
@@ -457,7 +458,7 @@ static void test_one_reference_for_the_rest(void)
     g_assert_cmpuint(ms_chunk_refs(base), ==, 2);
     struct image *one = image_with(whole, (struct run){1000, 1, c, 0});
     g_assert_cmpuint(ms_chunk_refs(base), ==, 2 + 3);
-    /* in the same nodes: copies of them */
+    /* in the same nodes, which are copied */
     struct image *two = image_with(one, (struct run){1001, 1, c, 0});
     g_assert_cmpuint(ms_chunk_refs(base), ==, 2 + 3 + 3);
     ms_image_unref(one);
@@ -473,7 +474,8 @@ static void test_one_reference_for_the_rest(void)
         g_assert_cmpint(ms_image_edit_set(&e, &run), ==, 0);
         g_assert_cmpuint(ms_chunk_refs(base), ==, 1 + 3);
     }
-    g_assert_cmpint(ms_image_edit_set(&e, &last), ==, 0); /* nothing is left of the base there */
+    g_assert_cmpint(ms_image_edit_set(&e, &last), ==,
+                    0); /* the leaf no longer refers to the base */
     g_assert_cmpuint(ms_chunk_refs(base), ==, 1 + 2);
     struct run back = {0, PAGES, base, 0};
     g_assert_cmpint(ms_image_edit_set(&e, &back), ==, 0);
@@ -485,8 +487,8 @@ static void test_one_reference_for_the_rest(void)
     assert_nothing_left();
 }
 
-/* When the last child of a node that was part of a chunk gets a slot of its own, zero pages do
- * without theirs: so that the node goes when the other children become zero as well. */
+/* When the last child that was part of `rest` gets its own slot, `rest` becomes zero, and zero
+ * children lose their slots. So the node goes when the other children become zero as well. */
 static void test_rest_becomes_zero(void)
 {
     struct chunk *base = chunk_new(FANOUT * FANOUT), *c = chunk_new(1);
@@ -538,7 +540,7 @@ static void test_reclaim_in_order(void)
     assert_nothing_left();
 }
 
-/* The only reference to a chunk may lie in the slots that it is to replace. */
+/* The slots that are replaced may hold the only reference to the chunk that replaces them. */
 static void test_set_to_itself(void)
 {
     struct chunk *c = chunk_new(64);
@@ -562,21 +564,21 @@ static void test_set_to_itself(void)
 
 typedef int call_fn(const struct image *from, struct chunk *c);
 
-/* Lets 0, 1, 2 ... allocations succeed until the call does. Returns how often it failed, leaving
- * all as it was. */
+/* Lets 0, 1, 2 ... allocations succeed until the call succeeds. Each failed call must leave
+ * everything as it was. Returns how often it failed. */
 static size_t fail_each(call_fn *call, const struct image *from, struct chunk *c)
 {
     size_t blocks = live_blocks, refs = c ? ms_chunk_refs(c) : 0, chunks = live_chunks;
     for (size_t n = 0;; n++) {
         fail_after = n;
-        int error = call(from, c);
+        int e = call(from, c);
         fail_after = SIZE_MAX;
         g_assert_cmpuint(live_blocks, ==, blocks);
         g_assert_cmpuint(live_chunks, ==, chunks);
         g_assert_cmpuint(c ? ms_chunk_refs(c) : 0, ==, refs);
-        if (!error)
+        if (!e)
             return n;
-        g_assert_cmpint(error, ==, -ENOMEM);
+        g_assert_cmpint(e, ==, -ENOMEM);
     }
 }
 
@@ -584,51 +586,51 @@ static int call_zero(const struct image *from, struct chunk *c)
 {
     (void)c;
     struct image *const untouched = (struct image *)&live_blocks, *i = untouched;
-    int error = ms_image_zero(ms_image_pages(from), &i);
-    if (error)
+    int e = ms_image_zero(ms_image_pages(from), &i);
+    if (e)
         g_assert_true(i == untouched);
     else
         ms_image_unref(i);
-    return error;
+    return e;
 }
 
 static int call_of_chunk(const struct image *from, struct chunk *c)
 {
     struct image *const untouched = (struct image *)&live_blocks, *i = untouched;
-    int error = ms_image_of_chunk(c, ms_image_pages(from), &i);
-    if (error)
+    int e = ms_image_of_chunk(c, ms_image_pages(from), &i);
+    if (e)
         g_assert_true(i == untouched);
     else
         ms_image_unref(i);
-    return error;
+    return e;
 }
 
 static int call_usage(const struct image *from, struct chunk *c)
 {
     (void)c;
     struct image_usage u = {.runs = 12345};
-    int error = ms_image_usage(from, 1, &u);
-    g_assert_true(!error || u.runs == 12345);
-    return error;
+    int e = ms_image_usage(from, 1, &u);
+    g_assert_true(!e || u.runs == 12345);
+    return e;
 }
 
 static struct run edit_run;
 
 static int call_edit(const struct image *from, struct chunk *c)
 {
-    struct image_edit e;
-    int error = ms_image_edit_begin(&e, from);
-    if (error)
-        return error;
+    struct image_edit edit;
+    int e = ms_image_edit_begin(&edit, from);
+    if (e)
+        return e;
     struct run run = edit_run;
     run.chunk = c;
-    error = ms_image_edit_set(&e, &run);
-    if (!error) {
-        ms_image_unref(ms_image_edit_finish(&e));
+    e = ms_image_edit_set(&edit, &run);
+    if (!e) {
+        ms_image_unref(ms_image_edit_finish(&edit));
         return 0;
     }
-    ms_image_edit_abandon(&e);
-    return error;
+    ms_image_edit_abandon(&edit);
+    return e;
 }
 
 static void test_allocation_failures(void)
@@ -671,8 +673,8 @@ static void test_allocation_failures(void)
 
 /* ---- the model ------------------------------------------------------------------------------- */
 
-/* An image's pages are cut into cells, at the same places in all versions; edits begin and end
- * at cuts. Small images have one cell a page. */
+/* The pages of an image are divided into cells, in the same way in all versions. Edits begin and
+ * end at the borders of cells, the cuts. In small images each page is a cell. */
 struct model {
     size_t pages, cells;
     size_t *cuts; /* cells + 1 of them: cell n is pages cuts[n] to cuts[n + 1] */
@@ -680,7 +682,7 @@ struct model {
 };
 
 struct cell {
-    struct chunk *chunk; /* no reference; it is alive because the version's image is */
+    struct chunk *chunk; /* borrowed from the version's image */
     size_t page;
 };
 
@@ -812,8 +814,8 @@ static GHashTable *chunks_of(const struct model *m, const struct version *v)
     return set;
 }
 
-/* Usage and exclusiveness of every version against what the others refer to; and no chunk lives
- * that none refers to. */
+/* Compares usage and exclusiveness of every version with what the others refer to. Every living
+ * chunk is in some version. */
 static void check_usage(const struct model *m)
 {
     GHashTable *holders = g_hash_table_new(NULL, NULL);
@@ -865,7 +867,7 @@ static void check_usage(const struct model *m)
     g_hash_table_unref(holders);
 }
 
-/* Nodes that the canonical tree of a version has under the block of 1 << bits pages at first. */
+/* How many nodes the canonical tree of a version has in the block of 1 << bits pages at `first`. */
 static size_t nodes_needed(const struct model *m, const struct version *v, size_t first,
                            unsigned bits)
 {
@@ -881,8 +883,8 @@ static size_t nodes_needed(const struct model *m, const struct version *v, size_
     return nodes;
 }
 
-/* The content put together cell by cell in an image of its own has exactly the nodes that it
- * needs. */
+/* An image that is put together from the version's cells, in another order, has exactly the nodes
+ * that it needs. */
 static void check_canonical(const struct model *m, const struct version *v)
 {
     size_t before = live_blocks, step = random_below(m->cells) + 1, first, pages;
@@ -920,7 +922,7 @@ static void drop_version(struct model *m)
     version_free(g_ptr_array_remove_index_fast(m->versions, (guint)random_below(m->versions->len)));
 }
 
-/* Cells [*from, *to), at least one: lone, few, up to many, an aligned block, to either end, all. */
+/* Chooses cells [*from, *to): one, a few, many, an aligned block, up to either end, or all. */
 static void random_cells(const struct model *m, size_t *from, size_t *to)
 {
     size_t n = m->cells, block;
@@ -954,14 +956,14 @@ static void random_cells(const struct model *m, size_t *from, size_t *to)
     }
 }
 
-/* What to put into `pages` pages from cell `from` on. *fresh: the caller drops the chunk's first
- * reference. */
+/* Chooses what to put into `pages` pages from cell `from` on. *fresh: the chunk is new, and the
+ * caller drops its first reference. */
 static struct cell random_content(const struct model *m, const struct version *v, size_t from,
                                   size_t pages, bool *fresh)
 {
     *fresh = false;
     struct cell around = {0};
-    if (from > 0 && random_below(2)) { /* go on where the cell before ends */
+    if (from > 0 && random_below(2)) { /* continue where the cell before ends */
         around = v->cells[from - 1];
         around.page += m->cuts[from] - m->cuts[from - 1];
     } else {
@@ -1002,7 +1004,7 @@ static void edit_cells(const struct model *m, struct version *v, struct image_ed
     }
 }
 
-/* Cells as another version has them. */
+/* Sets cells to what another version has there. */
 static void edit_back(const struct model *m, struct version *v, struct image_edit *e)
 {
     const struct version *other = any_version(m);
@@ -1127,7 +1129,7 @@ static void *thread_of_edits(void *data)
     for (size_t n = 0; n < rounds; n++) {
         struct image_edit e;
         g_assert_cmpint(ms_image_edit_begin(&e, base), ==, 0);
-        ms_image_unref(base); /* now what only this thread holds is changed in place */
+        ms_image_unref(base); /* now the edit changes what only this thread holds in place */
         for (size_t k = 0; k < 3; k++) {
             struct run run = {(n * 7919 + k * 104729) % pages, 1, chunk_new(1), 0};
             g_assert_cmpint(ms_image_edit_set(&e, &run), ==, 0);
@@ -1139,13 +1141,13 @@ static void *thread_of_edits(void *data)
     return NULL;
 }
 
-/* Threads go their own ways from one image. Who is left with a node that all the others gave up
- * changes it in place. */
+/* Threads edit the same image, each for itself. A thread that holds the last reference to a node
+ * changes it in place, after the others have read it. */
 static void test_threads(void)
 {
     enum { THREADS = 4 };
     pthread_t threads[THREADS];
-    /* DRD: quadratic in releases */
+    /* DRD takes quadratic time */
     struct image *base = fragmented_image(RUNNING_ON_VALGRIND ? 200 : 600);
     threaded = true;
     for (int n = 0; n < THREADS; n++)
@@ -1168,7 +1170,7 @@ static void test_refcount_overflow(void)
     struct chunk *c = chunk_new(1);
     struct image *i = NULL;
     ms_chunk_ref_many(c, SIZE_MAX / 2 - 1);
-    /* not GLib's subprocesses: they leave a thread behind that the checkers stumble over */
+    /* not a subprocess of GLib: it leaves a thread behind that the checkers report */
     pid_t child = fork();
     g_assert_cmpint(child, >=, 0);
     if (child == 0) {

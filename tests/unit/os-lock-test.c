@@ -50,7 +50,7 @@ static void *go_in_and_out(void *unused)
 
 static size_t process_before, forks_before;
 
-/* Nobody is inside, everybody may go in, and the next generation too. */
+/* In a child nobody is inside, and it can enter; so can a child of the child. */
 static void check_forked(void)
 {
     g_assert_true(atomic_load(&inside) == 0);

@@ -305,7 +305,7 @@ static void test_collapse(void)
     os->object_close(&o);
 }
 
-/* How many pages a read brings in around the one it reads. */
+/* Stores to one page and reads another. Returns how many bytes are mapped then. */
 static size_t read_one_of(const struct os_object *o, size_t len, size_t align, bool boundary)
 {
     void *p;
@@ -322,8 +322,8 @@ static size_t read_one_of(const struct os_object *o, size_t len, size_t align, b
     return present;
 }
 
-/* What is mapped beside a private page of a huge one, with and without a boundary in the huge
- * page. */
+/* With a boundary in the middle of a huge page, a read beside a private page maps no more than half
+ * of it. */
 static void test_boundary(void)
 {
     size_t huge = os->huge_size();
@@ -363,7 +363,7 @@ static long number_in(const char *path)
     return n;
 }
 
-/* Each step makes two more mappings of it. */
+/* Makes as many mappings as the process may have: each step cuts one into three. */
 static char *use_up_mappings(size_t *len)
 {
     *len = (2 * (size_t)number_in("/proc/sys/vm/max_map_count") + 2) * page;
@@ -386,7 +386,7 @@ static void check_mapping_limit(void)
     g_assert_true(os->protect((char *)p + page, page, MEMSNAP_ACCESS_READ) == -EMLINK);
     g_assert_true(all_bytes(p, 0, 4 * page));
     memset(p, 1, 4 * page);
-    os->unmap((char *)p + page, page); /* cannot be cut out, but holds no memory any more */
+    os->unmap((char *)p + page, page); /* stays mapped, but without memory */
     g_assert_true(all_bytes((char *)p + page, 0, page) && all_bytes((char *)p + 2 * page, 1, page));
     while (os->map_new(&o, 0, page, page, OS_PRIVATE, &q) == 0)
         ;
@@ -417,7 +417,8 @@ static void check_address_space_limit(void)
     struct rlimit limit = {(size_t)used * page + 64 * MIB, RLIM_INFINITY};
     g_assert_true(setrlimit(RLIMIT_AS, &limit) == 0);
     g_assert_true(os->reserve(NULL, 256 * MIB, page, &p) == -ENOMEM);
-    /* Up to the last page: not even the question which wall it is fits in. */
+    /* Until nothing is left, not even for the mapping by which the library tells the two limits
+     * apart. */
     while (os->reserve(NULL, MIB, page, &p) == 0)
         ;
     while (os->reserve(NULL, page, page, &p) == 0)

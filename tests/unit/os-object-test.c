@@ -134,7 +134,7 @@ static void test_data(void)
 
 /* ---- descriptors ----------------------------------------------------------------------------- */
 
-/* Every operation on an object whose descriptor number is somebody else's by now. */
+/* No operation touches a descriptor whose number belongs to somebody else by now. */
 static void check_strangers(const struct os_object *o)
 {
     char byte = 0, *p = reserve(page);
@@ -376,7 +376,7 @@ static void check_without_proc_links(void)
     g_assert_true(os->object_data(&o, page, 6 * page, &start, &end) == 1 && start == page &&
                   end == 6 * page);
     g_assert_true(os->object_data(&o, 8 * page, 9 * page, &start, &end) == 0);
-    /* nor does it know how memory is accounted */
+    /* how memory is accounted cannot be read either */
     g_assert_true(os->object_commit(&o, 4 * page, 4 * page) == 0);
     struct stat st;
     g_assert_true(fstat(o.fd, &st) == 0 && (size_t)st.st_blocks * 512 == 8 * page);

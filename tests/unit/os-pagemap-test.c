@@ -64,7 +64,7 @@ static void test_random_pages(void)
             expected[written] = true;
             read_pages(p + looked * page, 1);
         }
-        /* protections hide nothing */
+        /* pages are found whatever their protection */
         g_assert_cmpint(os->protect(p, PAGES / 2 * page, MEMSNAP_ACCESS_NONE), ==, 0);
         check_sources(p, PAGES, expected);
         os->unmap(p, PAGES * page);
@@ -162,7 +162,7 @@ static void test_pagemap_after_fork(void)
     check_own_pages();
 }
 
-/* Closed, and its number given to something that can be read. */
+/* The descriptor is closed; then its number belongs to another file that can be read. */
 static void check_pagemap_closed(void)
 {
     for (enum os_source s = OS_SOURCE_SCAN; s < OS_SOURCE_COMPARE; s++) {

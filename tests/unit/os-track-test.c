@@ -17,8 +17,8 @@
 #include "support/os_table.h"
 
 #ifdef __linux__
-/* Tracking that answers wrong is not used, and tests that want it are skipped: so a kernel that
- * has it is known by asking it directly. */
+/* Whether the kernel offers tracking. The kernel is asked, because the library gives tracking up if
+ * its self-test fails, and then tests of it are skipped. */
 static bool kernel_can_track(void)
 {
     bool can = false;
@@ -58,7 +58,7 @@ static void check_written(const char *p, size_t pages, size_t max, const bool *e
     g_free(found);
 }
 
-/* Writes so many runs of up to `longest` pages, and reads a page beside each. */
+/* Writes `runs` runs of up to `longest` pages, and reads a page beside each. */
 static void write_runs(char *p, size_t pages, int runs, int longest, bool *written)
 {
     for (int i = 0; i < runs; i++) {
@@ -72,7 +72,7 @@ static void write_runs(char *p, size_t pages, int runs, int longest, bool *writt
     }
 }
 
-/* A range of which `tenths` are private, then few, some, many stores. */
+/* In a range of which so many tenths are private: few, some and many stores. */
 static void check_written_share(const struct os_object *o, size_t pages, int tenths)
 {
     static const struct {

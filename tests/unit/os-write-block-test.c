@@ -61,7 +61,7 @@ static bool write_block_works(void)
     return r == 0;
 }
 
-/* Half of it the object's, half of it zero pages. */
+/* One half shows the object, the other is zero pages. */
 static char *blocked_memory(struct os_object *o)
 {
     *o = full_object(BLOCKED_PAGES / 2);
@@ -113,10 +113,10 @@ static void test_write_block(void)
     }
     for (int cut = 0; cut < CUTS; cut++) {
         check_cut(p, writers);
-        /* absent again, so that the next cut meets stores to absent pages */
+        /* the pages are absent again, so that the next cut meets stores to absent pages */
         if (cut % 4 == 0)
             g_assert_cmpint(os->discard(p + 200 * page, 384 * page), ==, 0);
-        for (size_t i = 0; i < WRITERS; i++) { /* and every writer goes on */
+        for (size_t i = 0; i < WRITERS; i++) { /* every writer continues */
             uint64_t before = look(writers[i].second);
             while (look(writers[i].second) == before)
                 nanosleep(&(struct timespec){0, 50000}, NULL);
@@ -162,14 +162,14 @@ static void test_write_block_candidates(void)
         for (size_t i = 0; i < BLOCKED_PAGES; i++)
             g_assert_true(exact ? found[i] == expected[i] : found[i] || !expected[i]);
     }
-    /* A part of the range, as one run or none. */
+    /* Ten pages of the range are one run. */
     struct os_range v;
     uintptr_t cursor = (uintptr_t)p + 260 * page;
     g_assert_cmpint(os->write_block_candidates(&block, &cursor, (uintptr_t)p + 270 * page, &v, 1),
                     ==, 1);
     g_assert_true(v.start == (uintptr_t)p + 260 * page && v.end == (uintptr_t)p + 270 * page &&
                   cursor == v.end);
-    /* Pages can be read meanwhile, those that are not there too. */
+    /* Pages can be read meanwhile, absent ones too. */
     g_assert_true(p[page] == 1 && p[(BLOCKED_PAGES - 1) * page] == 0);
     os->write_block_open(&block);
     check_sources(p, BLOCKED_PAGES / 2, expected);
@@ -253,7 +253,7 @@ static void test_write_block_descriptors(void)
         in_child(check_write_block_descriptors);
 }
 
-/* Nothing to ask: the caller compares everything. */
+/* Without PAGEMAP_SCAN a write block has no candidates; the caller compares everything. */
 static void check_write_block_blind(void)
 {
     if (!deny(SYS_ioctl, 1, (unsigned)PAGEMAP_SCAN_COMMAND, ENOTTY)) {

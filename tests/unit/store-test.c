@@ -12,7 +12,8 @@
 
 /* ---- free space ------------------------------------------------------------------------------ */
 
-/* Offsets and lengths in pages. True: the list had a reference to the segment. */
+/* Makes pages free; offset and len in pages. True: the list already had a reference to the
+ * segment. */
 static bool put(struct freelist *f, uint64_t offset, uint64_t len, struct segment *g)
 {
     struct free_range e = {offset * page, len * page, g};
@@ -21,7 +22,7 @@ static bool put(struct freelist *f, uint64_t offset, uint64_t len, struct segmen
     return spare;
 }
 
-/* Whether so many pages can be had, and where; *emptied: they were the segment's last. */
+/* Takes so many pages, if they are free in a row. *emptied: they were the last of their segment. */
 static bool have(struct freelist *f, uint64_t len, uint64_t *offset, bool *emptied)
 {
     struct free_range e;
@@ -37,7 +38,7 @@ static struct segment segment_of(uint64_t first, uint64_t pages)
     return (struct segment){.offset = first * page, .len = pages * page};
 }
 
-/* In whatever order neighbours come back, in the end they are one. */
+/* Neighbours are one range in the end, whatever the order in which they become free. */
 static void test_neighbours_merge(void)
 {
     static const int orders[][3] = {{0, 1, 2}, {0, 2, 1}, {1, 0, 2},
@@ -93,7 +94,7 @@ static size_t longest_run(const bool *is_free)
     return longest;
 }
 
-/* Against a plain array, page by page; runs of a few pages, and of more than a word of bits. */
+/* Compared with a plain array of pages; runs of a few pages, and of more than a word of bits. */
 static void test_free_space_model(void)
 {
     struct segment g[SEGMENTS];
@@ -135,7 +136,7 @@ static void test_free_space_model(void)
         if (step % 16 == 0)
             assert_valid_freelist(&f);
     }
-    /* What is not to be had is not there. */
+    /* Two free pages in a row are found. */
     for (size_t k = 0, run = 0; k < SEGMENTS * SEGMENT_PAGES; k++) {
         run = k % SEGMENT_PAGES && is_free[k] ? run + 1 : is_free[k];
         uint64_t where;
@@ -195,8 +196,7 @@ static struct chunk *filled(struct store *s, size_t pages, uint64_t seed)
     return c;
 }
 
-/* Chunks of all sizes come and go; what is there keeps its bytes, and what was asked for as
- * zeros is zero. */
+/* Chunks of all sizes come and go. Each keeps its bytes, and a chunk that must be zero is zero. */
 static void test_reuse(void)
 {
     struct store *s = new_store();
@@ -232,7 +232,7 @@ static void test_reuse(void)
     ms_store_unref(s);
 }
 
-/* A store as large as a file can be is full: it does not begin anew at its start. */
+/* A store that is as large as a file can be is full; its offsets do not wrap. */
 static void test_end_of_offsets(void)
 {
     if (config_is("heap")) {
@@ -265,8 +265,8 @@ static void test_end_of_offsets(void)
 
 /* ---- recyclers ------------------------------------------------------------------------------- */
 
-/* Whoever parks and whoever opens may have been told of another image just before. */
-static void test_lot_of_one_image(void)
+/* The image may change between the question and parking, or between parking and opening. */
+static void test_recycler_of_one_image(void)
 {
     struct image *now, *before;
     struct memsnap_view v = {.next = NULL};
@@ -296,7 +296,7 @@ static void test_lot_of_one_image(void)
     ms_image_unref(before);
 }
 
-/* However much a store has held in its life, what it keeps beside what is in use is bounded. */
+/* A store keeps a bounded amount of free space, however much it has held before. */
 static void test_trim(void)
 {
     enum { CHUNKS = 300, PAGES = 16, ROUNDS = 12 };
@@ -324,8 +324,8 @@ static void test_trim(void)
     ms_store_unref(s);
 }
 
-/* A store of a family that has much in use elsewhere (from before a fork) keeps what one take
- * gave back for the next. */
+/* A store may keep more if its family uses much in other stores, from before a fork: the next take
+ * uses what the last one gave back. */
 static void test_trim_in_family(void)
 {
     enum { MANY = 16384, TAKEN = 4096 };
@@ -348,7 +348,7 @@ static void test_trim_in_family(void)
     g_assert_cmpuint(atomic_load(&c->pages), ==, s->pages);
     ms_store_trim(s);
     g_assert_cmpuint(s->free.bytes, <=, MS_FREE_PAGES * page);
-    /* the chunk has the last reference, and is not given back by itself */
+    /* the chunk holds the last reference to the store, so its pages go with the store */
     ms_store_unref(s);
     unref_chunk(live);
     g_assert_cmpuint(atomic_load(&c->pages), ==, 0);
@@ -356,8 +356,8 @@ static void test_trim_in_family(void)
     ms_family_usage_unref(c);
 }
 
-/* A pool is trimmed when pages were given back since the last time, by chunks that are gone or
- * by a whole store; else it is not even looked at. */
+/* A pool is trimmed only if pages were given back since the last time, by chunks that are gone or
+ * by a whole store. */
 static void test_pool_trim(void)
 {
     enum { CHUNKS = 3000 };
@@ -398,6 +398,6 @@ int main(int argc, char **argv)
     test_add("trim-in-family", test_trim_in_family, 0);
     test_add("reuse", test_reuse, 0);
     test_add("end-of-offsets", test_end_of_offsets, 0);
-    test_add("recycler-of-one-image", test_lot_of_one_image, 0);
+    test_add("recycler-of-one-image", test_recycler_of_one_image, 0);
     return g_test_run();
 }
