@@ -8,7 +8,8 @@
 #   -t FACTOR  repeat for that many times as long
 #   WORD       only cases whose name has it
 #
-# The exit status tells whether the programs ran, not whether the targets were reached: machines differ.
+# The exit status tells whether the programs ran, not whether the targets were reached: machines
+# differ.
 set -u
 here=$(dirname "$0")
 keep= plots= factor=1

@@ -1,12 +1,14 @@
 #!/bin/sh
-# Every complete program among the examples of the man pages compiles, links against the library and runs.
+# Every complete program among the examples of the man pages compiles, links against the library and
+# runs.
 set -u
 : "${srcdir:=.}" "${CC:=cc}" "${CFLAGS=}" "${LDFLAGS=}"
 tmp=examples.$$
 mkdir "$tmp" || exit 99
 trap 'rm -rf "$tmp"' EXIT
 
-# Writes the literal blocks of EXAMPLES that define main to PREFIX-1.c, PREFIX-2.c ... and undoes mdoc's escapes.
+# Writes the literal blocks of EXAMPLES that define main to PREFIX-1.c, PREFIX-2.c ... and undoes
+# mdoc's escapes.
 extract()       # PAGE PREFIX
 {
     awk -v prefix="$2" '

@@ -1,5 +1,6 @@
 #!/bin/sh
-# The public header compiles alone, twice, as C99, C11, C17 and C++ with pedantic warnings as errors.
+# The public header compiles alone, twice, as C99, C11, C17 and C++ with pedantic warnings as
+# errors.
 set -u
 : "${srcdir:=.}" "${CC:=cc}" "${CXX:=c++}"
 tmp=header.$$

@@ -1,10 +1,12 @@
 #!/bin/sh
-# The folders of lib/ are its layers: what may include what, and what no file of the library contains.
+# The folders of lib/ are its layers: what may include what, and what no file of the library
+# contains.
 set -u
 : "${srcdir:=.}"
 cd "$srcdir" || exit 99
 
-# From the ground up; a file includes files of its own folder and of those before it. lib/ itself is the top.
+# From the ground up; a file includes files of its own folder and of those before it. lib/ itself is
+# the top.
 floors="base os storage mapping lib"
 # Of the public header, what lies below the top uses the constants only.
 public_users="mapping/mapping mapping/protection mapping/restore storage/fill os/posix"

@@ -1,5 +1,6 @@
 #!/bin/sh
-# The public functions are the same everywhere: in the header, the symbol map, the shared library and the man pages.
+# The public functions are the same everywhere: in the header, the symbol map, the shared library
+# and the man pages.
 set -u
 : "${srcdir:=.}" "${NM:=nm}"
 tmp=symbols.$$
@@ -35,7 +36,8 @@ else
     echo "no shared library here: not compared"
 fi
 
-# Every function is named by a page as one of its own, and no page describes one that does not exist.
+# Every function is named by a page as one of its own, and no page describes one that does not
+# exist.
 for page in "$srcdir"/doc/*.3; do
     test -f "$page" || continue
     sed -n '/^\.Sh NAME/,/^\.Nd/s/^\.Nm \([a-z_0-9]*\).*/\1/p' "$page"

@@ -1,6 +1,6 @@
 #!/bin/sh
-# The delta files of tests/random/data are those that make-corpus makes, and the loader gets through all of them; what the files of tests/random/seeds
-# tell the model to do comes out as it says. TAP.
+# The delta files of tests/random/data are those that make-corpus makes, and the loader gets through
+# all of them; what the files of tests/random/seeds tell the model to do comes out as it says. TAP.
 : "${srcdir:=.}"
 if ! test -x tests/random/make-corpus; then
     echo "1..0 # SKIP its programs are not built"

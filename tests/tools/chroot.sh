@@ -1,6 +1,6 @@
 #!/bin/sh
-# The README's two commands in an empty Debian: what somebody meets who has nothing but a shell. As root and as a user, with and
-# without --install-deps, from a checkout and from a release.
+# The README's two commands in an empty Debian: what somebody meets who has nothing but a shell. As
+# root and as a user, with and without --install-deps, from a checkout and from a release.
 #
 #   chroot.sh [-b BASE] [-d DIR] SUITE [TARBALL]
 #
@@ -9,7 +9,8 @@
 #   SUITE      bookworm, trixie ...
 #   TARBALL    of make dist; without it only the checkout is tried
 #
-# srcdir: the checkout (the current directory). Needs root, debootstrap and a network; not part of make check. The last line counts.
+# srcdir: the checkout (the current directory). Needs root, debootstrap and a network; not part of
+# make check. The last line counts.
 set -u
 : "${srcdir:=.}"
 base= work=
@@ -45,7 +46,8 @@ finish()
 trap finish EXIT
 trap 'exit 1' HUP INT TERM
 
-# enter NAME: a new copy of the empty system, with the sources in /home/somebody/src-checkout and src-release
+# enter NAME: a new copy of the empty system, with the sources in /home/somebody/src-checkout and
+# src-release
 enter()
 {
     leave
@@ -64,7 +66,8 @@ enter()
     chroot "$root" chown -R somebody: /home/somebody
 }
 
-# try WHAT USER KIND STATUS WORDS COMMAND...: the command in the sources of the kind ends with the status and says the words
+# try WHAT USER KIND STATUS WORDS COMMAND...: the command in the sources of the kind ends with the
+# status and says the words
 try()
 {
     what=$1 user=$2 kind=$3 status=$4 words=$5

@@ -1,6 +1,6 @@
 #!/bin/sh
-# Sums up what the tests just run have executed of lib/: lines and branches per file and in total, and every line not reached in
-# coverage/not-reached.txt. doc/coverage.txt says why those are not.
+# Sums up what the tests just run have executed of lib/: lines and branches per file and in total,
+# and every line not reached in coverage/not-reached.txt. doc/coverage.txt says why those are not.
 set -u
 : "${GCOV:=gcov}"
 
@@ -14,7 +14,8 @@ while read -r data; do
 done <coverage/data >coverage/report.txt
 mv ./*.gcov coverage/
 
-# gcov names each file and then gives its percentages; headers come once for every file that includes them.
+# gcov names each file and then gives its percentages; headers come once for every file that
+# includes them.
 awk '
     /^File / { file = $2; gsub(/\047/, "", file); known = file !~ /^\/usr/ && file ~ /lib\/.*\.c$/; sub(/.*lib\//, "lib/", file) }
     known && /^Lines executed/ { split($0, part, /[:% ]+/); lines[file] = part[3]; count[file] = part[5] }

@@ -1,14 +1,16 @@
 #!/bin/sh
-# The library on machines of the other byte order and of larger pages, which are emulated: a big-endian one (s390x, by
-# qemu's user mode: seconds), and one with pages of 64 KiB (ppc64el, a whole emulated machine with a kernel: a minute). On
-# each runs what tests/tools/cross.c checks; the corpus of tests/random/data is loaded; files that are made there are compared with
-# those made here, and each side loads the other's.
+# The library on machines of the other byte order and of larger pages, which are emulated: a
+# big-endian one (s390x, by qemu's user mode: seconds), and one with pages of 64 KiB (ppc64el, a
+# whole emulated machine with a kernel: a minute). On each runs what tests/tools/cross.c checks; the
+# corpus of tests/random/data is loaded; files that are made there are compared with those made
+# here, and each side loads the other's.
 #
 #   cross.sh [s390x] [ppc64el]      default: both
 #
-# srcdir: the sources; default: the current directory. Works in cross/ of the current directory. PPC64_KERNEL: a kernel
-# with pages of 64 KiB; default: the distribution's, fetched and unpacked in cross/ by means of apt.
-# What cannot be run is skipped, and it is said why. Exit status: 77 if all of it was.
+# srcdir: the sources; default: the current directory. Works in cross/ of the current directory.
+# PPC64_KERNEL: a kernel with pages of 64 KiB; default: the distribution's, fetched and unpacked in
+# cross/ by means of apt. What cannot be run is skipped, and it is said why. Exit status: 77 if all
+# of it was.
 set -u
 : "${srcdir:=.}" "${CC:=cc}"
 src=$(cd "$srcdir" && pwd) || exit 99
@@ -91,7 +93,8 @@ big_endian()
 
 # ---- larger pages ----------------------------------------------------------------------------------------
 
-# Sets kernel. The package lists of the other architecture are kept apart: the system's apt knows nothing of it.
+# Sets kernel. The package lists of the other architecture are kept apart: the system's apt knows
+# nothing of it.
 find_kernel()
 {
     kernel=${PPC64_KERNEL:-$(ls "$top"/kernel/boot/vmlinux-* 2>/dev/null | head -n 1)}
@@ -149,7 +152,8 @@ large_pages()
     mkdir ppc64el/made
     native/cross unpack "$top/ppc64el/made" <ppc64el/console && native/cross load "$top/ppc64el/made" ||
         fail ppc64el "a file made there cannot be loaded here"
-    # Others may differ in the unchanged blocks that they name: these are where an image's pieces begin.
+    # Others may differ in the unchanged blocks that they name: these are where an image's pieces
+    # begin.
     compare ppc64el base.image flat.delta
     echo "    $(($(date +%s) - begun)) s"
 }

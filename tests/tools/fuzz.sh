@@ -1,10 +1,12 @@
 #!/bin/sh
-# Builds the fuzzers in ./fuzz with a compiler that has libFuzzer's option, and runs each for half of the time:
+# Builds the fuzzers in ./fuzz with a compiler that has libFuzzer's option, and runs each for half
+# of the time:
 #
 #     fuzz.sh SOURCE-DIRECTORY SECONDS SOURCE...
 #
-# SOURCE: the library and what the fuzzers share. Variables: FUZZ_CC (clang; afl-clang-fast with 0 SECONDS builds for afl-fuzz), CFLAGS of
-# GLib in GLIB_CFLAGS, GLIB_LIBS. What they found is in ./fuzz: NAME.log, crash-*, and in corpus-NAME what reaches new code, for next time.
+# SOURCE: the library and what the fuzzers share. Variables: FUZZ_CC (clang; afl-clang-fast with 0
+# SECONDS builds for afl-fuzz), CFLAGS of GLib in GLIB_CFLAGS, GLIB_LIBS. What they found is in
+# ./fuzz: NAME.log, crash-*, and in corpus-NAME what reaches new code, for next time.
 set -u
 top=$1 seconds=$2
 shift 2

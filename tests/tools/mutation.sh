@@ -1,6 +1,7 @@
 #!/bin/sh
-# Do the tests notice when the library is broken? Copies the tree, breaks one place of lib/ at a time, and runs test programs until one
-# fails. Prints which test noticed; mutants that nobody noticed are listed at the end, and make it fail.
+# Do the tests notice when the library is broken? Copies the tree, breaks one place of lib/ at a
+# time, and runs test programs until one fails. Prints which test noticed; mutants that nobody
+# noticed are listed at the end, and make it fail.
 #
 #   tests/tools/mutation.sh [-nq] [-b DIRECTORY] [TEXT...]
 #
@@ -28,8 +29,8 @@ newline='
 '
 texts=$(IFS=$newline; echo "$*")
 
-# Those that a mutation does not name come after those that it does; each is given this many seconds.
-# The one about swapped pages is run where swap space can be made.
+# Those that a mutation does not name come after those that it does; each is given this many
+# seconds. The one about swapped pages is run where swap space can be made.
 programs="image bytes store distrust api compat mutable view delta export file save os-file os-lock os-memory os-object os-pagemap os-track os-write-block crash cost recovery model fault thread limit fork missing signal"
 [ -z "$quick" ] || programs=
 seconds=180
@@ -77,7 +78,8 @@ noticed=0
 unnoticed=
 broken=
 
-# The test that failed, by the TAP in $work/out: the one that says so, else the one that came after the last that was well.
+# The test that failed, by the TAP in $work/out: the one that says so, else the one that came after
+# the last that was well.
 culprit()
 {
     awk '
@@ -124,7 +126,8 @@ if [ -z "$dry$quick" ]; then
     run_tests && die "they fail: $by; see $work/out and $work/err"
 fi
 
-# mutate DESCRIPTION FILE SED-EXPRESSION TESTS: one mutant. TESTS: programs that are likely to notice, without -test.
+# mutate DESCRIPTION FILE SED-EXPRESSION TESTS: one mutant. TESTS: programs that are likely to
+# notice, without -test.
 mutate()
 {
     is_wanted "$1" || return 0

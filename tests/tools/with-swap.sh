@@ -1,10 +1,12 @@
 #!/bin/sh
-# Runs a command on a machine that has swap space, and takes the space away again however it ends. For root.
+# Runs a command on a machine that has swap space, and takes the space away again however it ends.
+# For root.
 #
 #   tests/tools/with-swap.sh COMMAND...
 #
-# Exits as the command does, with 77 if no swap space can be had. SWAP_DIRECTORY: where the file is made, by default /var/tmp: on a file
-# system that swap files may be on, which tmpfs and overlayfs are not; a loop device is tried then.
+# Exits as the command does, with 77 if no swap space can be had. SWAP_DIRECTORY: where the file is
+# made, by default /var/tmp: on a file system that swap files may be on, which tmpfs and overlayfs
+# are not; a loop device is tried then.
 set -u
 
 skip()
@@ -24,7 +26,8 @@ mkfifo "$dir/alive" || { rm -rf "$dir"; skip "no pipe"; }
 (umask 077 && dd if=/dev/zero of="$dir/swap" bs=1048576 count=128 2>/dev/null) && mkswap "$dir/swap" >/dev/null 2>&1 ||
     { rm -rf "$dir"; skip "no room"; }
 
-# Waits until this script is gone, by whatever signal, and cleans up. It is there before there is anything to clean up.
+# Waits until this script is gone, by whatever signal, and cleans up. It is there before there is
+# anything to clean up.
 (
     trap '' INT TERM HUP QUIT
     cat "$dir/alive" >/dev/null
