@@ -202,10 +202,10 @@ mutate "a child gives back its parent's space" storage/store.c '/^bool ms_chunk_
 mutate "space still in use is given back with a chunk" storage/store.c '/^static void reclaim_add/,/^}/s/r->len = len;/r->len = len + ms_os->page_size();/' "view model"
 mutate "reused space stays free" storage/freelist.c '/^static void take_out/,/^}/s/set_free(g, first, pages, false);//' store
 mutate "free space may be shorter than what is asked for" storage/freelist.c '/^static size_t find_run/,/^}/s/(~word) >= pages)/(~word) >= 1)/' store
-mutate "used space is handed out where zeros were asked for" storage/store.c 's/if (!reuse_ok || !reuse(/if (!reuse(/' "mutable model"
+mutate "used space is handed out where zeros were asked for" storage/store.c 's/if (!reuse_ok || !reuse(/if (!reuse(/' "store mutable model"
 mutate "offsets of a store wrap around" storage/store.c 's/if (offset > INT64_MAX || len > INT64_MAX - offset)/if (!len)/' store
 mutate "a store grows by setting its length" storage/fill.c 's/return e < 0 || now >= c->offset + len ? e : write_all(c, "", 1, len - 1);/return e < 0 || now >= c->offset + len ? e : ms_os->object_grow(\&c->store->object, c->offset + len);/' thread
-mutate "allocating takes no lock" storage/store.c '/^static int anon_allocate/,/^}/{s/ms_lock(&s->lock);//;s/ms_unlock(&s->lock);//;}' thread
+mutate "allocating takes no lock" storage/store.c '/^static int anon_allocate/,/^}/{s/ms_lock(&s->lock);//;s/ms_unlock(&s->lock);//;}' "store thread"
 mutate "the end of the last page is not cleared in what is taken" storage/fill.c '/^int ms_batch_add/,/^}/s/if (len < whole)/if (len > whole)/' "view mutable"
 mutate "writes that do not adjoin go out as one" storage/fill.c '/^int ms_batch_add/,/^}/s/ && b->offset + b->len == c->offset//' view
 mutate "a segment's window is never unmapped" storage/store.c '/^static void segment_unref/,/^}/s/if (g->window)/if (!g)/' api

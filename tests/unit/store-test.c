@@ -1,6 +1,7 @@
 /* Stores, their segments and their free space, and recyclers, by themselves. */
 #include "config.h"
 
+#include <pthread.h>
 #include <stdlib.h>
 
 #include "storage/fill.h"
@@ -263,6 +264,57 @@ static void test_end_of_offsets(void)
     ms_store_unref(s);
 }
 
+enum { THREADS = 4 };
+
+struct allocator {
+    pthread_t thread;
+    struct store *store;
+    size_t n;
+    struct chunk **chunks;
+};
+
+static void *allocate_many(void *data)
+{
+    struct allocator *a = data;
+    for (size_t i = 0; i < a->n; i++)
+        assert_ok(ms_store_allocate(a->store, 1, i & 1, &a->chunks[i]));
+    return NULL;
+}
+
+static int compare_chunks(const void *a, const void *b)
+{
+    const struct chunk *x = *(struct chunk *const *)a, *y = *(struct chunk *const *)b;
+    return (x->offset > y->offset) - (x->offset < y->offset);
+}
+
+/* Threads that allocate in one store get different pages, and the store counts all of them. */
+static void test_threads(void)
+{
+    if (config_is("heap")) {
+        test_skip("heap pages have no offsets");
+        return;
+    }
+    size_t n = on_valgrind() ? 200 : 20000;
+    struct store *s = new_store();
+    struct chunk **all = g_new0(struct chunk *, THREADS * n);
+    struct allocator a[THREADS];
+    for (size_t i = 0; i < THREADS; i++) {
+        a[i] = (struct allocator){.store = s, .n = n, .chunks = all + i * n};
+        g_assert_cmpint(pthread_create(&a[i].thread, NULL, allocate_many, &a[i]), ==, 0);
+    }
+    for (size_t i = 0; i < THREADS; i++)
+        pthread_join(a[i].thread, NULL);
+    g_assert_cmpuint(s->pages, ==, THREADS * n);
+    assert_valid_store(s);
+    qsort(all, THREADS * n, sizeof *all, compare_chunks);
+    for (size_t i = 1; i < THREADS * n; i++)
+        g_assert_cmpuint(all[i]->offset, >=, all[i - 1]->offset + page);
+    for (size_t i = 0; i < THREADS * n; i++)
+        unref_chunk(all[i]);
+    g_free(all);
+    ms_store_unref(s);
+}
+
 /* ---- recyclers ------------------------------------------------------------------------------- */
 
 /* The image may change between the question and parking, or between parking and opening. */
@@ -398,6 +450,7 @@ int main(int argc, char **argv)
     test_add("trim-in-family", test_trim_in_family, 0);
     test_add("reuse", test_reuse, 0);
     test_add("end-of-offsets", test_end_of_offsets, 0);
+    test_add("threads", test_threads, 0);
     test_add("recycler-of-one-image", test_recycler_of_one_image, 0);
     return g_test_run();
 }
