@@ -5,7 +5,7 @@
  * that answers -ENOTSUP.
  *
  * Rules that hold for every operation:
- *  - int results are 0 or a negative errno from the closed set in memsnap(7); os_error() is
+ *  - int results are 0 or a negative errno from the closed set in memsnap(7); ms_os_error() is
  *    the one place that maps errno.
  *  - out-parameters are written on success only.
  *  - addresses and lengths of mappings are multiples of page_size.
