@@ -49,7 +49,8 @@ change()
 
 make_days()
 {
-    head -c 3000000 /dev/urandom >day0 && head -c 2000001 /dev/zero >>day0 || return
+    # Its first byte is not zero: that the third day changes it, and the second does not, is looked at below.
+    { printf x && head -c 2999999 /dev/urandom && head -c 2000001 /dev/zero; } >day0 || return
     cp day0 day1 && change day1 5 && change day1 123456 && change day1 4999999 && change day1 4000000 || return
     cp day1 day2 && change day2 5 && change day2 2222222 &&
         dd if=/dev/zero of=day2 bs=4096 count=50 conv=notrunc status=none
