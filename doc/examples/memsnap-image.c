@@ -512,6 +512,21 @@ static struct difference compare(memsnap_snapshot *a, memsnap_snapshot *b, const
     return d;
 }
 
+/* Of a chain every link is needed as it is. A name tells nothing: links of either kind lead to the same file. */
+static void check_output(const struct options *o, char **path, int n)
+{
+    struct stat out, in;
+
+    if (stat(o->out, &out) < 0)
+        return;                 /* a new file, or writing it will say why not */
+    if (!S_ISREG(out.st_mode))
+        fail(2, "%s: not a regular file; give another -o", o->out);
+    for (int i = 0; i < n; i++) {
+        if (stat(path[i], &in) == 0 && in.st_dev == out.st_dev && in.st_ino == out.st_ino)
+            fail(2, "%s: the same file as %s, which is read; give another -o", o->out, path[i]);
+    }
+}
+
 static void check_written(int error, const struct options *o)
 {
     if (error == -EEXIST)
@@ -767,6 +782,12 @@ int main(int argc, char **argv)
         fail(2, "too few files\n%s", usage);
     if (v->writes && o.out == NULL)
         fail(2, "where to? give -o OUT\n%s", usage);
+    if (!v->writes && o.out != NULL)
+        fail(2, "writes nothing: leave -o away\n%s", usage);
+    if (o.compare != NULL && v->run != do_verify)
+        fail(2, "compares nothing: -c is for verify\n%s", usage);
+    if (v->writes)
+        check_output(&o, argv + optind, argc - optind);
     start_progress();
     v->run(&o, argv + optind, argc - optind);
     stop_progress();

@@ -115,6 +115,32 @@ damage()
     cp d1 bad && echo >>bad && refuses 1 "bad: byte $(wc -c <d1): the file should end here" verify base bad
 }
 
+# own_input OUT COMMAND...: whatever OUT is called, and even with -f, no file that is read is replaced
+own_input()
+{
+    out=$1
+    shift
+    refuses 2 "$out: the same file as" "$@" -f -o "$out" $inputs && cmp base base.kept && cmp d1 d1.kept &&
+        cmp day1 day1.kept
+}
+
+own_inputs()
+{
+    for file in base d1 day1; do cp $file $file.kept && ln -s $file $file.link && ln $file $file.hard || return; done
+    mkdir sub && ln -s .. sub/up || return
+    inputs='day1 base d1'
+    for out in base d1 day1 ./d1 "$work/base" base.link d1.hard sub/up/day1; do own_input "$out" save || return; done
+    inputs='base d1'
+    for verb in apply squash; do
+        for out in base base.link base.hard d1 d1.link; do own_input "$out" $verb || return; done
+    done
+    inputs=base.link
+    own_input base.hard save && own_input base save && own_input base apply || return
+    refuses 2 'not a regular file' apply -f -o sub base && refuses 2 'writes nothing' verify -o x base &&
+        refuses 2 'compares nothing' apply -o x -c day0 base && test ! -e x && mkfifo pipe &&
+        refuses 2 'not a regular file' apply -f -o pipe base && test -p pipe && image save -f -o again day1 base
+}
+
 existing()
 {
     refuses 2 'base: there is a file' save -o base day1 && cmp base day0 && image save -f -o again day0 &&
@@ -130,7 +156,7 @@ empty()
         image inspect e ed
 }
 
-echo 1..11
+echo 1..12
 result 'files to try it on' make_days
 result 'save: an image and deltas' save_chain
 result 'apply: every day comes back' apply_chain
@@ -141,4 +167,5 @@ result 'a chain out of order, or with something left out' wrong_chain
 result 'a chain with a link left out that the next one does not touch' missing_link
 result 'every damage is found, with its byte' damage
 result 'files that are there, files that are not, usage' existing
+result 'no file that is read is replaced, through links neither' own_inputs
 result 'an empty file' empty
