@@ -2,28 +2,28 @@
  * while it is written to is one consistent cut. It speaks the Redis protocol to a server on
  * 127.0.0.1 and shares no code with the server.
  *
- *     kvcheck fill PORT KEYS BYTES                 key:000000000000 ... with values of that size
- *     kvcheck check-fill PORT KEYS BYTES           are they there, and right kvcheck load PORT
- *     KEYS BYTES WRITERS MS [N]  overwrites random ones of them until MS are over, N writes are
- *     made
- *                                                  or SIGTERM comes; prints "writes=N
- *                                                  longest_us=M per_write_us=P": M is the
- *                                                  longest that any writer waited for a reply
- *     kvcheck run PORT WRITERS SAVES FILE          writers write in a known order while BGSAVE
- *     is sent SAVES times;
- *                                                  each saved FILE is copied to FILE.1, FILE.2
- *                                                  ... with FILE.N.log
- *     kvcheck verify PORT LOG                      is the data set of this server a cut that the
- *     log allows kvcheck bgsave PORT                          begins a save kvcheck wait PORT
- *     until no save is under way kvcheck epoch PORT N                         all of a set of
- *     keys to N, the key "epoch" last kvcheck verify-epoch PORT OLD NEW            are they all
- *     the same, from OLD to NEW (prints which); between lie
- *                                                  saves that were killed so late that they took
- *                                                  effect afterwards
+ *     kvcheck fill PORT KEYS BYTES            key:000000000000 ... with values of that size
+ *     kvcheck check-fill PORT KEYS BYTES      are they there, and right
+ *     kvcheck load PORT KEYS BYTES WRITERS MS [N]
+ *                                             overwrites random ones of them until MS are over, N
+ *                                             writes are made or SIGTERM comes; prints "writes=N
+ *                                             longest_us=M per_write_us=P": M is the longest that
+ *                                             any writer waited for a reply
+ *     kvcheck run PORT WRITERS SAVES FILE     writers write in a known order while BGSAVE is sent
+ *                                             SAVES times; each saved FILE is copied to FILE.1,
+ *                                             FILE.2 ... with FILE.N.log
+ *     kvcheck verify PORT LOG                 is the data set of this server a cut that the log
+ *                                             allows
+ *     kvcheck bgsave PORT                     begins a save
+ *     kvcheck wait PORT                       until no save is under way
+ *     kvcheck epoch PORT N                    all of a set of keys to N, the key "epoch" last
+ *     kvcheck verify-epoch PORT OLD NEW       are they all the same, from OLD to NEW (prints
+ *                                             which); between lie saves that were killed so late
+ *                                             that they took effect afterwards
  *
  * What a writer does, in order, one command at a time for n = 1, 2, 3 ...:
- *     SET last:I:(n mod RING) n;  INCR count:I;  INCR turn, which answers v;  SET owner:(v mod
- *     OWNERS) v
+ *     SET last:I:(n mod RING) n;  INCR count:I;
+ *     INCR turn, which answers v;  SET owner:(v mod OWNERS) v
  * The image must show for every writer that everything up to some moment was done and nothing
  * after it, that moment lying between what was acknowledged before BGSAVE was sent and what was
  * sent before it was done; and across writers, that nobody owns a turn that was not yet taken,
