@@ -1,19 +1,30 @@
 /* Files that appear under their name whole, and objects that are sealed and handed to other
  * processes. Serves both tables.
  *
+ * The place of a file is a directory's descriptor and a name in it. A path is followed once, when
+ * a save begins: to its directory by the system, then link by link by us. From then on nothing
+ * but names in that directory is used, and what has the name is looked at again when the new file
+ * is to replace it.
+ *
  * A file is written without a name where the file system can do that, so that nothing is left of
  * it if the process is killed. If nothing has the name yet, linking it there is one system call.
  * Replacing a file takes two, linking under a temporary name and renaming, and a process killed
  * between them leaves that name behind: no system call puts an open file in the place of a name
  * (tests/bench/probes/replace-kill.c). Elsewhere the file has a temporary name all the time.
- * These names are made from the file's, and who saves holds a lock on its file, so the next save
- * to it finds what is left, knows that nobody needs it, and removes it. */
+ *
+ * The temporary name is made from the file's, and who uses it holds a lock on what has it. So the
+ * next save to the file finds what is left, knows that nobody needs it, and removes it. Where a
+ * living save has that name, another one takes a name with a random end.
+ *
+ * The order in which a file becomes durable: its content; a name, so that no file system finds it
+ * without one and drops it; its inode with that; the directory. */
 #include "config.h"
 
 #include "os/internal.h"
 
 #include "base/annotate.h"
 
+#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
@@ -28,8 +39,10 @@
 
 #ifdef __linux__
 #include <linux/fs.h>
+#include <linux/magic.h>
 #include <sys/ioctl.h>
 #include <sys/syscall.h>
+#include <sys/vfs.h>
 #include <sys/xattr.h>
 #endif
 
@@ -37,17 +50,42 @@
 #define RENAME_NOREPLACE (1 << 0)
 #endif
 
-enum { MAX_LINKS = 40, TEMPORARY_NAME = 64, NAMES = 1000 };
+#ifdef __linux__
+/* The file's access control list, as the system keeps it. */
+#define ACCESS_LIST "system.posix_acl_access"
+#endif
+
+enum {
+    MAX_LINKS = 40,
+    TEMPORARY_NAME = 160, /* bytes of a temporary name, or of a descriptor's path */
+    SHARED_NAME = 100     /* of the file's name, bytes that its temporary names have */
+};
+
+/* Who may do what with a file. */
+struct access {
+    uid_t uid;
+    gid_t gid;
+    mode_t mode;
+    ssize_t list_len; /* bytes of the access control list; 0: there is none; -1: not known */
+    char list[1024];
+};
 
 /* Where a file is to appear. */
 struct place {
     int dir;
     bool dir_readable; /* else it can be worked in, but not synced by itself */
     bool exclusive;
-    bool exists; /* there is a file to replace, as `old` tells */
-    struct stat old;
-    char *name;                     /* in dir */
-    char temporary[TEMPORARY_NAME]; /* in dir; "": the file has no name yet */
+    char *name;     /* in dir */
+    bool exists;    /* something had the name when it was last looked at: */
+    struct stat st; /* this, */
+    int old;        /* by a descriptor that pins it (-1 where systems have none) */
+    bool pointed;   /* the path leads over a descriptor of /proc, to this file: */
+    struct stat target;
+    bool accessed;                  /* the new file has another file's permissions: */
+    struct access access;           /* these */
+    bool unsynced;                  /* the new file's inode changed since it was synced */
+    bool crowded;                   /* other saves used the temporary name, now or before */
+    char temporary[TEMPORARY_NAME]; /* in dir; "": the file has none */
 };
 
 static int open_again(int dir, const char *name, int flags, mode_t mode)
@@ -68,71 +106,134 @@ static int sync_descriptor(int fd)
     return 0;
 }
 
+static bool same_file(const struct stat *a, const struct stat *b)
+{
+    return a->st_dev == b->st_dev && a->st_ino == b->st_ino;
+}
+
+/* Where an open file is found without a name. */
+static void descriptor_path(int fd, char path[TEMPORARY_NAME])
+{
+    snprintf(path, TEMPORARY_NAME, "/proc/self/fd/%d", fd);
+}
+
+/* The same, if the system has such paths. */
+static bool find_descriptor(int fd, char path[TEMPORARY_NAME])
+{
+    struct stat file, found;
+    descriptor_path(fd, path);
+    return fstat(fd, &file) == 0 && stat(path, &found) == 0 && same_file(&file, &found);
+}
+
 /* ---- which file is meant --------------------------------------------------------------------- */
 
-/* The path that a symbolic link at `path` leads to, or NULL and errno; EINVAL: it is none. */
-static char *link_target(const char *path)
+static void forget_old(struct place *p)
 {
-    char text[PATH_MAX];
-    ssize_t n = readlink(path, text, sizeof text);
-    if (n < 0)
-        return NULL;
-    const char *slash = strrchr(path, '/');
-    size_t before = n > 0 && text[0] != '/' && slash ? (size_t)(slash - path) + 1 : 0;
-    char *target = malloc(before + (size_t)n + 1);
-    if (!target) {
-        errno = ENOMEM;
-        return NULL;
-    }
-    memcpy(target, path, before);
-    memcpy(target + before, text, (size_t)n);
-    target[before + (size_t)n] = 0;
-    return target;
+    if (p->old >= 0)
+        close(p->old);
+    p->old = -1;
+    p->exists = false;
 }
 
-/* A symbolic link stays, and the file that it leads to (or would) is replaced, as when one opens
- * it for writing: who made the link wants the bytes there. The kernel has followed the links
- * before this does (see look), with its own rules for whose links may be followed. */
-static int follow_links(const char *path, char **final)
+/* What has the name now. Closing a descriptor of its bytes would take away the locks (fcntl) that
+ * the program has on it: this one is none. */
+static int look(struct place *p)
 {
-    char *at = strdup(path);
-    if (!at)
-        return -ENOMEM;
-    for (int i = 0; i <= MAX_LINKS; i++) {
-        char *next = link_target(at);
-        if (!next) {
-            int e = errno;
-            if (e == EINVAL || e == ENOENT) {
-                *final = at;
-                return 0;
-            }
-            free(at);
-            return ms_os_error(e);
-        }
-        free(at);
-        at = next;
-    }
-    free(at);
-    return -ELOOP;
+    forget_old(p);
+#ifdef O_PATH
+    p->old = open_again(p->dir, p->name, O_PATH | O_NOFOLLOW, 0);
+    int r = p->old < 0 ? -1 : fstat(p->old, &p->st);
+#else
+    int r = fstatat(p->dir, p->name, &p->st, AT_SYMLINK_NOFOLLOW);
+#endif
+    p->exists = r == 0;
+    return r == 0 || errno == ENOENT ? 0 : ms_os_error(errno);
 }
 
-/* What is at path now, and whether it may be replaced. */
-static int look(const char *path, struct place *p)
+static ssize_t link_text(const struct place *p, char *text, size_t size)
 {
-    struct stat link;
-    if (p->exclusive && lstat(path, &link) == 0)
-        return -EEXIST;
-    if (stat(path, &p->old) < 0)
-        return errno == ENOENT ? 0 : ms_os_error(errno);
-    if (S_ISDIR(p->old.st_mode))
+#ifdef O_PATH
+    return readlinkat(p->old, "", text, size);
+#else
+    return readlinkat(p->dir, p->name, text, size);
+#endif
+}
+
+static int check_kind(const struct stat *st)
+{
+    if (S_ISDIR(st->st_mode))
         return -EISDIR;
-    if (!S_ISREG(p->old.st_mode))
-        return -EINVAL; /* nobody wants a device node replaced */
-    p->exists = true;
-    return 0;
+    return S_ISREG(st->st_mode) ? 0 : -EINVAL; /* nobody wants a device node replaced */
 }
 
-/* Opens the directory of an absolute or relative path and notes the name in it. */
+/* Whether what has the name, which is no link to be followed, may be replaced. */
+static int check_old(const struct place *p)
+{
+    if (!p->exists)
+        return 0;
+    if (p->exclusive)
+        return -EEXIST;
+    if (S_ISLNK(p->st.st_mode))
+        return -ELOOP; /* it came while the file was written */
+    return check_kind(&p->st);
+}
+
+/* The system's rule (fs.protected_symlinks) for links that it follows itself: where anybody may
+ * put a link, only one's own and those of the directory's owner are followed. */
+static bool may_follow(const struct place *p)
+{
+    struct stat dir;
+    if (fstat(p->dir, &dir) < 0)
+        return false;
+    return !(dir.st_mode & S_ISVTX && dir.st_mode & S_IWOTH) || p->st.st_uid == geteuid() ||
+           p->st.st_uid == dir.st_uid;
+}
+
+/* A descriptor's link in /proc leads to what is open, and its text need not be a path to that. */
+static int note_target(struct place *p)
+{
+#ifdef __linux__
+    struct statfs fs;
+    if (fstatfs(p->old, &fs) < 0 || fs.f_type != PROC_SUPER_MAGIC)
+        return 0;
+    if (fstatat(p->dir, p->name, &p->target, 0) < 0)
+        return ms_os_error(errno);
+    p->pointed = true;
+    return check_kind(&p->target);
+#else
+    (void)p;
+    return 0;
+#endif
+}
+
+/* 1 and where the place, which is a symbolic link, leads; 0: it is none. */
+static int read_link(struct place *p, char **target)
+{
+    if (!p->exists || !S_ISLNK(p->st.st_mode))
+        return 0;
+    if (p->exclusive)
+        return -EEXIST;
+    if (!may_follow(p))
+        return -EACCES;
+    int e = note_target(p);
+    if (e < 0)
+        return e;
+    char *text = malloc(PATH_MAX);
+    if (!text)
+        return -ENOMEM;
+    ssize_t n = link_text(p, text, PATH_MAX);
+    if (n < 0 || n == PATH_MAX) {
+        e = n < 0 ? ms_os_error(errno) : -ENAMETOOLONG;
+        free(text);
+        return e;
+    }
+    text[n] = 0;
+    *target = text;
+    return 1;
+}
+
+/* Opens the directory of a path, which begins at p->dir unless it is absolute, and notes the name
+ * in it. */
 static int open_directory(char *path, struct place *p)
 {
     char *slash = strrchr(path, '/');
@@ -141,6 +242,7 @@ static int open_directory(char *path, struct place *p)
         return -ENOENT;
     if (!*name || strcmp(name, ".") == 0 || strcmp(name, "..") == 0)
         return -EISDIR;
+    free(p->name);
     p->name = strdup(name);
     if (!p->name)
         return -ENOMEM;
@@ -148,118 +250,93 @@ static int open_directory(char *path, struct place *p)
         slash[slash == path] = 0;
         dir = path;
     }
-    p->dir = open_again(AT_FDCWD, dir, O_RDONLY | O_DIRECTORY, 0);
+    int from = p->dir;
+    p->dir = open_again(from, dir, O_RDONLY | O_DIRECTORY, 0);
     p->dir_readable = p->dir >= 0;
 #ifdef O_PATH
     if (p->dir < 0 && errno == EACCES)
-        p->dir = open_again(AT_FDCWD, dir, O_PATH | O_DIRECTORY, 0);
+        p->dir = open_again(from, dir, O_PATH | O_DIRECTORY, 0);
 #endif
-    return p->dir < 0 ? ms_os_error(errno) : 0;
+    int e = p->dir < 0 ? ms_os_error(errno) : 0;
+    if (from >= 0)
+        close(from);
+    return e;
 }
 
+/* A symbolic link stays, and the file that it leads to (or would) is replaced, as when one opens
+ * it for writing: who made the link wants the bytes there. */
 static int find_place(const char *path, struct place *p)
 {
-    char *final = NULL;
-    struct stat st;
-    int e = look(path, p);
-    if (e == 0)
-        e = follow_links(path, &final);
-    if (e < 0)
-        return e;
-    e = open_directory(final, p);
-    free(final);
-    /* A name that is too long is better known before everything is written. */
-    if (e == 0 && fstatat(p->dir, p->name, &st, AT_SYMLINK_NOFOLLOW) < 0 && errno != ENOENT)
-        e = ms_os_error(errno);
-    return e;
+    char *text = strdup(path);
+    int more = text ? 1 : -ENOMEM;
+    for (int links = 0; more > 0; links++) {
+        int e = links > MAX_LINKS ? -ELOOP : open_directory(text, p);
+        free(text);
+        text = NULL;
+        if (e == 0)
+            e = look(p);
+        more = e < 0 ? e : read_link(p, &text);
+    }
+    if (more < 0)
+        return more;
+    if (p->pointed && !(p->exists && same_file(&p->st, &p->target)))
+        return -ENOENT; /* what is open there has lost its name */
+    return check_old(p);
 }
 
 static void leave_place(struct place *p)
 {
+    forget_old(p);
     if (p->dir >= 0)
         close(p->dir);
     free(p->name);
     free(p);
 }
 
-/* ---- the new file ---------------------------------------------------------------------------- */
+/* ---- temporary names ------------------------------------------------------------------------- */
 
-/* Where the file without a name can be given one from. */
-static void descriptor_path(int fd, char path[TEMPORARY_NAME])
-{
-    snprintf(path, TEMPORARY_NAME, "/proc/self/fd/%d", fd);
-}
-
-/* -1: this file system, or this process, cannot. */
-static int open_nameless(const struct place *p)
-{
-#ifdef O_TMPFILE
-    char path[TEMPORARY_NAME];
-    struct stat st, seen;
-    int fd = open_again(p->dir, ".", O_TMPFILE | O_RDWR, 0666);
-    if (fd < 0)
-        return -1;
-    descriptor_path(fd, path);
-    if (fstat(fd, &st) == 0 && stat(path, &seen) == 0 && st.st_dev == seen.st_dev &&
-        st.st_ino == seen.st_ino)
-        return fd;
-    close(fd); /* no /proc */
-#else
-    (void)p;
-#endif
-    errno = ENOTSUP;
-    return -1;
-}
-
-/* Names that every save to the file tries in the same order: ".NAME.memsnap", ".NAME.memsnap1"
- * and so on; made from a sum where NAME is too long for that. */
-static void name_after(const char *name, unsigned k, char temporary[TEMPORARY_NAME])
-{
-    uint64_t sum = 14695981039346656037u; /* FNV-1a */
-    char number[12] = "";
-    if (k)
-        snprintf(number, sizeof number, "%u", k);
-    if (strlen(name) + sizeof number + sizeof "..memsnap" <= TEMPORARY_NAME) {
-        snprintf(temporary, TEMPORARY_NAME, ".%s.memsnap%s", name, number);
-        return;
-    }
-    for (const char *c = name; *c; c++)
-        sum = (sum ^ (unsigned char)*c) * 1099511628211u;
-    snprintf(temporary, TEMPORARY_NAME, ".memsnap-%llx.memsnap%s", (unsigned long long)sum, number);
-}
-
-/* Not known to anybody else: for when all names of the other kind are taken. Whether it is free
- * is found out by using it. */
-static void random_name(char name[TEMPORARY_NAME])
+/* ".NAME.memsnap", which is tried first, or with "-" and 16 random digits behind it. Files whose
+ * long names begin alike have the same one, which does no harm. */
+static void choose_name(const struct place *p, bool random, char name[TEMPORARY_NAME])
 {
     static atomic_uint count;
+    int n = snprintf(name, TEMPORARY_NAME, ".%.*s.memsnap", SHARED_NAME, p->name);
+    if (!random)
+        return;
     struct timespec now;
     clock_gettime(CLOCK_REALTIME, &now);
-    snprintf(name, TEMPORARY_NAME, ".memsnap-%lx%lx-%lx-%x", (unsigned long)now.tv_sec,
-             (unsigned long)now.tv_nsec, (unsigned long)getpid(),
-             atomic_fetch_add_explicit(&count, 1, memory_order_relaxed));
+    uint64_t x = (uint64_t)now.tv_nsec << 32 ^ (uint64_t)now.tv_sec ^ (uint64_t)getpid() << 12 ^
+                 (uint64_t)atomic_fetch_add_explicit(&count, 1, memory_order_relaxed) << 48;
+    snprintf(name + n, TEMPORARY_NAME - (size_t)n, "-%016llx", (unsigned long long)x);
 }
 
-static void choose_name(const struct place *p, unsigned k, char name[TEMPORARY_NAME])
+/* Of a save to this file. */
+static bool is_temporary_name(const struct place *p, const char *name)
 {
-    if (k < NAMES)
-        name_after(p->name, k, name);
-    else
-        random_name(name);
+    char first[TEMPORARY_NAME];
+    choose_name(p, false, first);
+    size_t n = strlen(first);
+    if (strncmp(name, first, n) != 0)
+        return false;
+    return !name[n] || (name[n] == '-' && strlen(name + n) == 17 &&
+                        strspn(name + n + 1, "0123456789abcdef") == 16);
 }
 
 static bool is_named(const struct place *p, const char *name, int fd)
 {
     struct stat file, named;
     return fstat(fd, &file) == 0 && fstatat(p->dir, name, &named, AT_SYMLINK_NOFOLLOW) == 0 &&
-           file.st_dev == named.st_dev && file.st_ino == named.st_ino;
+           same_file(&file, &named);
 }
 
 /* Removes what a killed save left under the name. */
-static bool remove_leftover(const struct place *p, const char *name)
+static bool remove_leftover(struct place *p, const char *name)
 {
     struct stat st;
-    if (fstatat(p->dir, name, &st, AT_SYMLINK_NOFOLLOW) < 0 || !S_ISREG(st.st_mode))
+    if (fstatat(p->dir, name, &st, AT_SYMLINK_NOFOLLOW) < 0)
+        return false;
+    p->crowded = true;
+    if (!S_ISREG(st.st_mode))
         return false;
     /* Over a network only what is open for writing can be locked. */
     int fd = open_again(p->dir, name, O_RDWR | O_NOFOLLOW | O_NONBLOCK, 0);
@@ -273,15 +350,48 @@ static bool remove_leftover(const struct place *p, const char *name)
     return removed;
 }
 
-/* More than one is left if several saves were killed at once. */
-static void remove_leftovers(const struct place *p)
+static void search_leftovers(struct place *p)
 {
-    enum { LOOKED_AT = 4 };
-    char name[TEMPORARY_NAME];
-    for (unsigned k = 0; k < LOOKED_AT; k++) {
-        name_after(p->name, k, name);
-        remove_leftover(p, name);
+    int fd = open_again(p->dir, ".", O_RDONLY | O_DIRECTORY, 0);
+    DIR *dir = fd < 0 ? NULL : fdopendir(fd);
+    if (!dir) {
+        if (fd >= 0)
+            close(fd);
+        return;
     }
+    for (const struct dirent *d; (d = readdir(dir)) != NULL;)
+        if (is_temporary_name(p, d->d_name))
+            remove_leftover(p, d->d_name);
+    closedir(dir);
+}
+
+/* Names with a random end are made where the plain one is in use, so as a rule that is left too.
+ * Else the directory, which may be large, is not searched. */
+static void remove_leftovers(struct place *p)
+{
+    char name[TEMPORARY_NAME];
+    choose_name(p, false, name);
+    remove_leftover(p, name);
+    if (p->crowded)
+        search_leftovers(p);
+}
+
+/* ---- the new file ---------------------------------------------------------------------------- */
+
+/* -1: this file system, or this process, cannot. */
+static int open_nameless(const struct place *p)
+{
+#ifdef O_TMPFILE
+    char path[TEMPORARY_NAME];
+    int fd = open_again(p->dir, ".", O_TMPFILE | O_RDWR, p->exists ? 0600 : 0666);
+    if (fd < 0 || find_descriptor(fd, path))
+        return fd;
+    close(fd); /* it could not be given a name */
+#else
+    (void)p;
+#endif
+    errno = ENOTSUP;
+    return -1;
 }
 
 /* A file to be replaced may be secret: the new one is its owner's alone until it has the old
@@ -302,13 +412,27 @@ static int create_locked(const struct place *p, const char *name)
 
 static int open_named(struct place *p)
 {
-    for (unsigned k = 0;; k++) {
-        choose_name(p, k, p->temporary);
-        remove_leftover(p, p->temporary);
+    for (bool random = false;; random = true) {
+        choose_name(p, random, p->temporary);
+        if (!random)
+            remove_leftover(p, p->temporary);
         int fd = create_locked(p, p->temporary);
-        if (fd >= 0 || errno != EEXIST)
-            return fd;
+        if (fd < 0 && errno == EEXIST)
+            continue;
+        if (fd < 0)
+            p->temporary[0] = 0;
+        return fd;
     }
+}
+
+static int adopt_new(int fd, struct os_object *file)
+{
+    if (fd < 0)
+        return ms_os_error(errno);
+    int e = ms_object_adopt(fd, "file", file);
+    if (e == 0)
+        file->nameless = false; /* it is to get a name, and is the same file then */
+    return e;
 }
 
 static int open_new(struct place *p, struct os_object *file)
@@ -316,14 +440,7 @@ static int open_new(struct place *p, struct os_object *file)
     int fd = open_nameless(p);
     if (fd < 0 && errno != EMFILE && errno != ENFILE && errno != ENOMEM)
         fd = open_named(p);
-    if (fd < 0) {
-        p->temporary[0] = 0;
-        return ms_os_error(errno);
-    }
-    int e = ms_object_adopt(fd, "file", file);
-    if (e == 0)
-        file->nameless = false; /* it is to get a name, and is the same file then */
-    return e;
+    return adopt_new(fd, file);
 }
 
 static void remove_temporary(struct place *p)
@@ -338,7 +455,8 @@ int ms_save_open(const char *path, bool exclusive, struct os_saving *s)
     struct place *p = calloc(1, sizeof *p);
     if (!p)
         return -ENOMEM;
-    p->dir = -1;
+    p->dir = AT_FDCWD;
+    p->old = -1;
     p->exclusive = exclusive;
     int e = find_place(path, p);
     if (e == 0)
@@ -364,117 +482,268 @@ void ms_save_abandon(struct os_saving *s)
 
 /* ---- what it takes over from the old file ---------------------------------------------------- */
 
-/* A file with an access control list shows the list's mask as its group's permissions, so those
- * must not come alone. True if the new file has the list, or there is none. */
-static bool keep_access_list(const struct place *p, int fd)
-{
 #ifdef __linux__
-    static const char list[] = "system.posix_acl_access";
-    char value[1024];
-    int old = open_again(p->dir, p->name, O_RDONLY | O_NOFOLLOW | O_NONBLOCK, 0);
-    if (old < 0)
-        return true;
-    ssize_t n = fgetxattr(old, list, value, sizeof value);
-    bool none = n < 0 && errno != ERANGE;
-    close(old);
-    return none || (n >= 0 && fsetxattr(fd, list, value, (size_t)n, 0) == 0);
-#else
-    (void)p;
-    (void)fd;
-    return true;
-#endif
+/* Without /proc only a descriptor of its bytes can be asked, which the file must have its name
+ * for. When it has lost that to the new one, the list is what it was before. */
+static ssize_t read_list_openly(const struct place *p, char *list, size_t size)
+{
+    struct stat st;
+    ssize_t n = -1;
+    int fd = open_again(p->dir, p->name, O_RDONLY | O_NOFOLLOW | O_NONBLOCK, 0);
+    if (fd < 0)
+        return -1;
+    if (fstat(fd, &st) == 0 && same_file(&st, &p->st)) {
+        n = fgetxattr(fd, ACCESS_LIST, list, size);
+    } else if (p->accessed) {
+        n = p->access.list_len;
+        memcpy(list, p->access.list, size);
+    }
+    int e = errno;
+    close(fd);
+    errno = e;
+    return n;
 }
 
-/* Owner and group where the process may set them. What was granted to another owner or group
- * must not pass to the new one. */
-static int keep_attributes(const struct place *p, int fd)
+static ssize_t read_list(const struct place *p, char *list, size_t size)
 {
-    mode_t mode = p->old.st_mode & 07777;
+    char path[TEMPORARY_NAME];
+    errno = 0;
+    ssize_t n = find_descriptor(p->old, path) ? getxattr(path, ACCESS_LIST, list, size)
+                                              : read_list_openly(p, list, size);
+    return n < 0 && (errno == ENODATA || errno == ENOTSUP) ? 0 : n;
+}
+
+/* An old file without a list must not be followed by one that has the directory's. */
+static bool set_list(int fd, const struct access *a)
+{
+    if (a->list_len < 0)
+        return false;
+    if (a->list_len > 0)
+        return fsetxattr(fd, ACCESS_LIST, a->list, (size_t)a->list_len, 0) == 0;
+    return fremovexattr(fd, ACCESS_LIST) == 0 || errno == ENODATA || errno == ENOTSUP;
+}
+#else
+static ssize_t read_list(const struct place *p, char *list, size_t size)
+{
+    (void)p;
+    (void)list;
+    (void)size;
+    return 0;
+}
+
+static bool set_list(int fd, const struct access *a)
+{
+    (void)fd;
+    (void)a;
+    return true;
+}
+#endif
+
+static int read_access(const struct place *p, struct access *a)
+{
+    struct stat st = p->st;
+    if (p->old >= 0 && fstat(p->old, &st) < 0)
+        return ms_os_error(errno);
+    a->uid = st.st_uid;
+    a->gid = st.st_gid;
+    a->mode = st.st_mode & 07777;
+    a->list_len = read_list(p, a->list, sizeof a->list);
+    return 0;
+}
+
+static bool same_access(const struct access *a, const struct access *b)
+{
+    return a->uid == b->uid && a->gid == b->gid && a->mode == b->mode &&
+           a->list_len == b->list_len &&
+           (a->list_len <= 0 || memcmp(a->list, b->list, (size_t)a->list_len) == 0);
+}
+
+/* What of the old file's mode the new one may have. The old owner and the members of the old group
+ * may be anybody to the new file, so where these were not kept, anybody may only do what they
+ * could. The group's part of a mode with a list is the list's mask: it must not come alone. */
+static mode_t kept_mode(const struct access *a, bool owner, bool group, bool list)
+{
+    mode_t mode = a->mode, user = mode >> 6 & 07, common = mode >> 3 & mode & 07;
+    if (!owner)
+        mode &= ~(mode_t)(S_ISUID | 077) | user << 3 | user;
+    if (!group)
+        mode &= ~(mode_t)(S_ISGID | 077) | common << 3 | common;
+    return list ? mode : mode & ~(mode_t)(S_ISGID | 077);
+}
+
+/* Some file systems refuse, and give all files one mode. */
+static int set_mode(int fd, mode_t mode)
+{
+    struct stat st;
+    if (fchmod(fd, mode) == 0)
+        return 0;
+    int e = ms_os_error(errno);
+    return e == -EACCES && fstat(fd, &st) == 0 && !(st.st_mode & 077 & ~mode) ? 0 : e;
+}
+
+/* The owner comes last, and only then what the old one's owner had more than others: who gives a
+ * file away may be unable to change it any more. */
+static int set_access(int fd, const struct access *a)
+{
     struct stat st;
     if (fstat(fd, &st) < 0)
         return ms_os_error(errno);
-    bool owner = st.st_uid == p->old.st_uid, group = st.st_gid == p->old.st_gid;
-    if (!owner || !group) {
-        owner = fchown(fd, p->old.st_uid, p->old.st_gid) == 0 || owner;
-        group = (fstat(fd, &st) == 0 && st.st_gid == p->old.st_gid) ||
-                fchown(fd, (uid_t)-1, p->old.st_gid) == 0;
-    }
-    if (!owner)
-        mode &= ~(mode_t)S_ISUID;
-    if (!group || !keep_access_list(p, fd)) {
-        mode_t common = mode >> 3 & mode & 07;
-        mode = (mode & ~(mode_t)(S_ISGID | 077)) | common << 3 | common;
-    }
-    if (fchmod(fd, mode) < 0 && errno != EPERM)
-        return ms_os_error(errno);
+    bool owner = st.st_uid == a->uid;
+    bool group = st.st_gid == a->gid || fchown(fd, (uid_t)-1, a->gid) == 0;
+    bool list = (group || a->list_len == 0) && set_list(fd, a);
+    mode_t mode = kept_mode(a, owner, group, list);
+    int e = set_mode(fd, mode);
+    if (e < 0 || owner || fchown(fd, a->uid, (gid_t)-1) < 0)
+        return e;
+    mode_t all = kept_mode(a, true, group, list);
+    if (all != mode || all & (S_ISUID | S_ISGID)) /* which giving it away clears */
+        fchmod(fd, all);
     return 0;
+}
+
+/* The new file gets the old one's permissions, if it has not got them already. */
+static int take_access(struct place *p, int fd)
+{
+    struct access now;
+    int e = read_access(p, &now);
+    if (e < 0 || (p->accessed && same_access(&now, &p->access)))
+        return e;
+    e = set_access(fd, &now);
+    p->accessed = true;
+    p->access = now;
+    p->unsynced = true;
+    return e;
+}
+
+/* The same, from what has the name now. What was there before and is gone has left its own. */
+static int take_current_access(struct place *p, int fd)
+{
+    int e = look(p);
+    if (e == 0)
+        e = check_old(p);
+    return e == 0 && p->exists ? take_access(p, fd) : e;
 }
 
 /* ---- giving it its name ---------------------------------------------------------------------- */
 
-static int link_nameless(int fd, int dir, const char *name)
+static int sync_again(struct place *p, int fd, bool sync)
 {
-    char path[TEMPORARY_NAME];
-    descriptor_path(fd, path);
-    return linkat(AT_FDCWD, path, dir, name, AT_SYMLINK_FOLLOW);
-}
-
-static int link_as(int fd, int dir, const char *name)
-{
-    return link_nameless(fd, dir, name) < 0 ? ms_os_error(errno) : 0;
-}
-
-/* The two calls, with nothing between them. */
-static int replace(struct place *p, int fd)
-{
-    char temporary[TEMPORARY_NAME];
-    int e = -EEXIST;
-    flock(fd, LOCK_EX | LOCK_NB);
-    for (unsigned k = 0; e == -EEXIST; k++) {
-        choose_name(p, k, temporary);
-        e = link_as(fd, p->dir, temporary);
-        if (e == -EEXIST && remove_leftover(p, temporary))
-            e = link_as(fd, p->dir, temporary);
-    }
-    if (e < 0 || renameat(p->dir, temporary, p->dir, p->name) == 0)
-        return e;
-    e = ms_os_error(errno);
-    unlinkat(p->dir, temporary, 0);
+    int e = sync && p->unsynced ? sync_descriptor(fd) : 0;
+    if (e == 0)
+        p->unsynced = false;
     return e;
 }
 
-static int publish_nameless(struct place *p, int fd)
+static int link_nameless(struct place *p, int fd, const char *name)
 {
-    if (!p->exists || p->exclusive) {
-        if (link_nameless(fd, p->dir, p->name) == 0)
-            return 0;
-        if (errno != EEXIST || p->exclusive)
-            return ms_os_error(errno);
-    }
-    return replace(p, fd);
+    char path[TEMPORARY_NAME];
+    descriptor_path(fd, path);
+    if (linkat(AT_FDCWD, path, p->dir, name, AT_SYMLINK_FOLLOW) < 0)
+        return ms_os_error(errno);
+    p->unsynced = true;
+    return 0;
 }
 
-static int rename_exclusive(struct place *p)
+static int link_temporary(struct place *p, int fd)
+{
+    char name[TEMPORARY_NAME];
+    int e = -EEXIST;
+    flock(fd, LOCK_EX | LOCK_NB);
+    for (bool random = false; e == -EEXIST; random = true) {
+        choose_name(p, random, name);
+        e = link_nameless(p, fd, name);
+        if (e == -EEXIST && !random && remove_leftover(p, name))
+            e = link_nameless(p, fd, name);
+    }
+    if (e == 0)
+        memcpy(p->temporary, name, sizeof name);
+    return e;
+}
+
+/* Where no link can be made, of files without a name or at all: the bytes move to a file that had
+ * a name from the start. */
+static int copy_to_named(struct place *p, struct os_object *file)
+{
+    struct os_object named;
+    uint64_t size = 0;
+    int e = ms_file_size(file, &size);
+    if (e == 0)
+        e = adopt_new(open_named(p), &named);
+    if (e < 0)
+        return e;
+    e = ms_file_copy(ms_os, file, 0, &named, 0, size);
+    if (e < 0) {
+        remove_temporary(p);
+        ms_object_close(&named);
+        return e;
+    }
+    ms_object_close(file);
+    *file = named;
+    p->accessed = false;
+    p->unsynced = true;
+    return 0;
+}
+
+/* -EEXIST: something has got the name meanwhile. */
+static int rename_to_free(struct place *p)
 {
 #if defined __linux__ && defined SYS_renameat2
     if (syscall(SYS_renameat2, p->dir, p->temporary, p->dir, p->name, RENAME_NOREPLACE) == 0) {
         p->temporary[0] = 0;
         return 0;
     }
-    if (errno != ENOSYS && errno != EINVAL)
-        return ms_os_error(errno);
+    if (errno == EEXIST)
+        return -EEXIST;
 #endif
-    return linkat(p->dir, p->temporary, p->dir, p->name, 0) < 0 ? ms_os_error(errno) : 0;
+    if (linkat(p->dir, p->temporary, p->dir, p->name, 0) == 0)
+        return 0;
+    return errno == EEXIST || p->exclusive ? ms_os_error(errno) : -ENOTSUP;
 }
 
-static int publish_named(struct place *p)
+static int rename_over(struct place *p)
 {
-    if (p->exclusive)
-        return rename_exclusive(p);
     if (renameat(p->dir, p->temporary, p->dir, p->name) < 0)
         return ms_os_error(errno);
     p->temporary[0] = 0;
     return 0;
+}
+
+/* Nothing has the name. -EEXIST: by now something has. -ENOTSUP: it cannot be had so. */
+static int appear(struct place *p, struct os_object *file, bool sync)
+{
+    int e = p->temporary[0] ? -ENOTSUP : link_nameless(p, file->fd, p->name);
+    if (e < 0 && e != -EEXIST) {
+        e = p->temporary[0] ? 0 : copy_to_named(p, file);
+        if (e == 0)
+            e = sync_again(p, file->fd, sync);
+        if (e == 0)
+            e = rename_to_free(p);
+    }
+    return e < 0 ? e : sync_again(p, file->fd, sync);
+}
+
+/* Permissions are looked at again and again: they may be narrowed at any time, and syncing takes
+ * long. Between the last look and renaming is nothing, and what happened there is caught up. */
+static int replace(struct place *p, struct os_object *file, bool sync)
+{
+    int e = p->exists ? take_access(p, file->fd) : take_current_access(p, file->fd);
+    if (e == 0 && !p->temporary[0] && link_temporary(p, file->fd) < 0)
+        e = copy_to_named(p, file);
+    if (e == 0)
+        e = sync_again(p, file->fd, sync);
+    if (e == 0)
+        e = take_current_access(p, file->fd);
+    if (e == 0)
+        e = rename_over(p);
+    if (e == 0 && p->exists)
+        e = take_access(p, file->fd);
+    return e < 0 ? e : sync_again(p, file->fd, sync);
+}
+
+static int publish(struct place *p, struct os_object *file, bool sync)
+{
+    int e = p->exists ? -EEXIST : appear(p, file, sync);
+    return (e == -EEXIST || e == -ENOTSUP) && !p->exclusive ? replace(p, file, sync) : e;
 }
 
 static int sync_directory(const struct place *p, int file)
@@ -503,18 +772,16 @@ static int finish_writing(int fd, bool sync)
     return close(copy) < 0 && errno != EINTR ? ms_os_error(errno) : 0;
 }
 
-static int commit(struct place *p, const struct os_object *file, uint64_t size, bool sync)
+static int commit(struct place *p, struct os_object *file, uint64_t size, bool sync)
 {
     struct stat st;
     int e = ms_object_check(file, &st);
     if (e == 0 && (uint64_t)st.st_size != size)
         e = -EIO;
-    if (e == 0 && p->exists)
-        e = keep_attributes(p, file->fd);
     if (e == 0)
         e = finish_writing(file->fd, sync);
     if (e == 0)
-        e = p->temporary[0] ? publish_named(p) : publish_nameless(p, file->fd);
+        e = publish(p, file, sync);
     if (e == 0)
         remove_leftovers(p);
     if (e == 0 && sync)

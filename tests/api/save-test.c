@@ -282,6 +282,202 @@ static void test_symbolic_link(void)
     g_free(data);
 }
 
+/* A descriptor's path means the file that is open there, if that has its name still. */
+static void test_descriptor_path(void)
+{
+    unsigned char *data = pattern(page, 1);
+    memsnap_snapshot *s = snap(data, page);
+    char *file = temp_file("file", "old", 3);
+    int fd = open(file, O_RDONLY | O_CLOEXEC), ends[2];
+    char *path = g_strdup_printf("/proc/self/fd/%d", fd);
+    if (!g_file_test(path, G_FILE_TEST_EXISTS)) {
+        test_skip("no /proc");
+    } else {
+        assert_ok(memsnap_snapshot_save(s, path, 0));
+        assert_file(file, data, page);
+        g_assert_cmpint(memsnap_snapshot_save(s, path, 0), ==, -ENOENT); /* replaced by now */
+        g_assert_cmpint(pipe(ends), ==, 0);
+        expect(s, g_strdup_printf("/proc/self/fd/%d", ends[0]), 0, -EINVAL);
+        close(ends[0]);
+        close(ends[1]);
+        expect(s, g_strdup("/proc/self"), 0, -EISDIR);
+        g_unlink(file);
+        g_assert_cmpint(memsnap_snapshot_save(s, path, 0), ==, -ENOENT);
+        g_assert_cmpuint(names_beside(file), ==, 0);
+    }
+    close(fd);
+    g_free(path);
+    g_free(file);
+    memsnap_snapshot_unref(s);
+    g_free(data);
+}
+
+/* ---- what happens to the name while the file is written ------------------------------------- */
+
+/* Something that is done once when the first bytes are written. */
+static struct meanwhile {
+    struct os os;
+    const struct os *inner;
+    void (*act)(const char *path);
+    const char *path;
+} meanwhile;
+
+static int write_meanwhile(const struct os_object *o, const struct os_iov *v, size_t n,
+                           uint64_t offset)
+{
+    void (*act)(const char *) = meanwhile.act;
+    meanwhile.act = NULL;
+    if (act)
+        act(meanwhile.path);
+    return meanwhile.inner->object_write(o, v, n, offset);
+}
+
+static int save_while(memsnap_snapshot *s, const char *path, unsigned flags,
+                      void (*act)(const char *))
+{
+    meanwhile.inner = ms_os;
+    meanwhile.os = *ms_os;
+    meanwhile.os.object_write = write_meanwhile;
+    meanwhile.act = act;
+    meanwhile.path = path;
+    ms_os = &meanwhile.os;
+    int e = memsnap_snapshot_save(s, path, flags);
+    ms_os = meanwhile.inner;
+    g_assert_null(meanwhile.act);
+    return e;
+}
+
+static void make_private(const char *path)
+{
+    g_assert_cmpint(chmod(path, 0600), ==, 0);
+}
+
+static void make_link(const char *path)
+{
+    g_assert_cmpint(unlink(path), ==, 0);
+    g_assert_cmpint(symlink("precious", path), ==, 0);
+}
+
+static void make_directory(const char *path)
+{
+    unlink(path);
+    g_assert_cmpint(mkdir(path, 0700), ==, 0);
+}
+
+static void make_other(const char *path)
+{
+    unlink(path);
+    g_assert_true(g_file_set_contents(path, "other", 5, NULL));
+    g_assert_cmpint(chmod(path, 0604), ==, 0);
+}
+
+static void remove_it(const char *path)
+{
+    g_assert_cmpint(unlink(path), ==, 0);
+}
+
+/* What is replaced, and whose permissions the new file has, is what has the name at the end. */
+static void test_changed_meanwhile(void)
+{
+    memsnap_snapshot *s = snap_pattern(page, 1);
+    char *precious = temp_file("precious", "old", 3);
+    static const struct {
+        void (*act)(const char *path);
+        bool exists;
+        int error;
+        mode_t mode; /* of what is there then */
+    } cases[] = {
+        {make_private, true, 0, S_IFREG | 0600}, {make_link, true, -ELOOP, S_IFLNK | 0777},
+        {make_other, true, 0, S_IFREG | 0604},   {make_directory, true, -EISDIR, S_IFDIR | 0700},
+        {remove_it, true, 0, S_IFREG | 0640},    {make_other, false, 0, S_IFREG | 0604},
+    };
+    for (size_t i = 0; i < G_N_ELEMENTS(cases); i++) {
+        char *path = temp_path("image");
+        if (cases[i].exists) {
+            g_assert_true(g_file_set_contents(path, "old", 3, NULL));
+            g_assert_cmpint(chmod(path, 0640), ==, 0);
+        }
+        g_assert_cmpint(save_while(s, path, i % 2 ? MEMSNAP_SAVE_NOSYNC : 0, cases[i].act), ==,
+                        cases[i].error);
+        g_assert_cmpuint(status_of(path).st_mode, ==, cases[i].mode);
+        if (cases[i].error == 0)
+            g_assert_cmpuint((size_t)status_of(path).st_size, ==, page);
+        assert_file(precious, "old", 3);
+        g_assert_cmpuint(names_beside(path), ==, 2);
+        remove(path);
+        g_free(path);
+    }
+    char *path = temp_path("image");
+    g_assert_cmpint(save_while(s, path, MEMSNAP_SAVE_EXCL, make_other), ==, -EEXIST);
+    assert_file(path, "other", 5);
+    g_free(path);
+    g_free(precious);
+    memsnap_snapshot_unref(s);
+}
+
+static const char *exchanged[2];
+
+/* Another user's program that keeps exchanging a file of its own and a link to a file that is not. */
+static void exchange_for_ever(void)
+{
+    for (;;)
+        syscall(SYS_renameat2, AT_FDCWD, exchanged[0], AT_FDCWD, exchanged[1], 1 << 1);
+}
+
+static void begin_again(void)
+{
+    for (int i = 0; i < 2; i++)
+        unlink(exchanged[i]);
+    g_assert_true(g_file_set_contents(exchanged[0], "old", 3, NULL));
+    g_assert_cmpint(symlink("../precious", exchanged[1]), ==, 0);
+    for (int i = 0; i < 2; i++)
+        g_assert_cmpint(lchown(exchanged[i], 65534, 65534), ==, 0);
+}
+
+static void become_nobody(void);
+
+/* Links of others are not followed where anybody may make them, and none is between looking at what
+ * has the name and replacing it. */
+static void test_exchanged(void)
+{
+    if (geteuid() != 0) {
+        test_skip("needs files of other owners");
+        return;
+    }
+    memsnap_snapshot *s = snap_pattern(page, 1);
+    char *precious = temp_file("precious", "old", 3), *dir = temp_path("sticky"),
+         *name = temp_path("sticky/a"), *other = temp_path("sticky/b");
+    exchanged[0] = name;
+    exchanged[1] = other;
+    g_assert_cmpint(mkdir(dir, 0700), ==, 0);
+    g_assert_cmpint(chmod(dir, 01777), ==, 0);
+    begin_again();
+    g_assert_cmpint(memsnap_snapshot_save(s, other, 0), ==, -EACCES);
+    pid_t pid = fork();
+    if (pid == 0) {
+        become_nobody();
+        exchange_for_ever();
+    }
+    for (int i = 0; i < 300; i++) {
+        if (!g_file_test(other, G_FILE_TEST_EXISTS) || !g_file_test(name, G_FILE_TEST_EXISTS))
+            begin_again();
+        memsnap_snapshot_save(s, name, MEMSNAP_SAVE_NOSYNC);
+        assert_file(precious, "old", 3);
+        g_assert_cmpuint(status_of(precious).st_uid, ==, 0);
+    }
+    kill(pid, SIGKILL);
+    waitpid(pid, NULL, 0);
+    begin_again();
+    g_assert_cmpint(lchown(other, 0, 0), ==, 0);
+    assert_ok(memsnap_snapshot_save(s, other, 0)); /* one's own link */
+    g_assert_cmpuint((size_t)status_of(precious).st_size, ==, page);
+    g_free(precious);
+    g_free(dir);
+    g_free(name);
+    g_free(other);
+    memsnap_snapshot_unref(s);
+}
+
 /* ---- permissions ----------------------------------------------------------------------------- */
 
 static void test_new_mode(void)
@@ -395,6 +591,142 @@ static void test_kept_access_list(void)
         g_assert_cmpuint(status_of(path).st_mode & 07777, ==, 0640);
         g_assert_cmpuint((size_t)status_of(path).st_size, ==, page);
     }
+    g_free(path);
+    memsnap_snapshot_unref(s);
+}
+
+/* A list that cannot be kept may have denied something to somebody. */
+static void test_lost_access_list(void)
+{
+    static const char name[] = "system.posix_acl_access";
+    memsnap_snapshot *s = snap_pattern(page, 1);
+    char *path = temp_file("image", "old", 3), *dir = g_path_get_dirname(path);
+    if (geteuid() != 0 || setxattr(path, name, access_list, sizeof access_list, 0) < 0) {
+        test_skip("needs files of other owners, and access control lists");
+    } else {
+        g_assert_cmpint(chmod(dir, 0777), ==, 0);
+        g_assert_cmpint(chown(path, 1234, 4321), ==, 0);
+        g_assert_cmpint(chmod(path, 0644), ==, 0);
+        struct errand e = {s, path, 0};
+        child_run(save_as_nobody, &e);
+        g_assert_cmpuint(status_of(path).st_mode & 07777, ==, 0600);
+        g_assert_cmpint(getxattr(path, name, NULL, 0), <, 0);
+    }
+    g_free(path);
+    g_free(dir);
+    memsnap_snapshot_unref(s);
+}
+
+/* The list that the directory gives to new files is not one that the old file had. */
+static void test_directory_list(void)
+{
+    static const char name[] = "system.posix_acl_access";
+    memsnap_snapshot *s = snap_pattern(page, 1);
+    char *path = temp_file("image", "old", 3), *dir = g_path_get_dirname(path);
+    g_assert_cmpint(chmod(path, 0640), ==, 0);
+    if (setxattr(dir, "system.posix_acl_default", access_list, sizeof access_list, 0) < 0) {
+        test_skip("this file system keeps no access control lists");
+    } else {
+        assert_ok(memsnap_snapshot_save(s, path, 0));
+        g_assert_cmpint(getxattr(path, name, NULL, 0), <, 0);
+        g_assert_cmpuint(status_of(path).st_mode & 07777, ==, 0640);
+        unlink(path);
+        assert_ok(memsnap_snapshot_save(s, path, 0)); /* a new file has it */
+        g_assert_cmpint(getxattr(path, name, NULL, 0), ==, sizeof access_list);
+    }
+    g_free(path);
+    g_free(dir);
+    memsnap_snapshot_unref(s);
+}
+
+/* Leaves the process, which may be root's, these capabilities. */
+static bool keep_capabilities(uint32_t set)
+{
+    struct {
+        uint32_t version;
+        int pid;
+    } head = {0x20080522, 0};
+    uint32_t data[2][3] = {{set, set, 0}, {0, 0, 0}};
+    return syscall(SYS_capset, &head, data) == 0;
+}
+
+static void save_without_fowner(void *arg)
+{
+    const uint32_t chown_bit = 1u << 0, override_bit = 1u << 1;
+    struct errand *e = arg;
+    if (!keep_capabilities(chown_bit | override_bit))
+        test_skip("may not drop capabilities");
+    else
+        assert_ok(memsnap_snapshot_save(e->s, e->path, 0));
+}
+
+/* Who may give a file away may be unable to change it then. */
+static void test_chown_only(void)
+{
+    static const mode_t modes[] = {0640, 0604, 0600};
+    if (geteuid() != 0) {
+        test_skip("only root may give files away");
+        return;
+    }
+    memsnap_snapshot *s = snap_pattern(page, 1);
+    char *path = temp_file("image", "old", 3);
+    struct errand e = {s, path, 0};
+    for (size_t i = 0; i < G_N_ELEMENTS(modes); i++) {
+        g_assert_cmpint(chown(path, 1234, 4321), ==, 0);
+        g_assert_cmpint(chmod(path, modes[i]), ==, 0);
+        child_run(save_without_fowner, &e);
+        struct stat st = status_of(path);
+        g_assert_cmpuint(st.st_uid, ==, 1234);
+        g_assert_cmpuint(st.st_gid, ==, 4321);
+        g_assert_cmpuint(st.st_mode & 07777, ==, modes[i]);
+    }
+    g_free(path);
+    memsnap_snapshot_unref(s);
+}
+
+/* The old owner is anybody to the new file, and may do no more than before. */
+static void test_lost_owner(void)
+{
+    if (geteuid() != 0) {
+        test_skip("needs files of other owners");
+        return;
+    }
+    memsnap_snapshot *s = snap_pattern(page, 1);
+    char *path = temp_file("image", "old", 3), *dir = g_path_get_dirname(path);
+    g_assert_cmpint(chmod(dir, 0777), ==, 0);
+    g_assert_cmpint(chown(path, 1234, 65534), ==, 0);
+    g_assert_cmpint(chmod(path, 0266), ==, 0);
+    struct errand e = {s, path, 0};
+    child_run(save_as_nobody, &e);
+    g_assert_cmpuint(status_of(path).st_uid, ==, 65534);
+    g_assert_cmpuint(status_of(path).st_mode & 07777, ==, 0222);
+    g_free(path);
+    g_free(dir);
+    memsnap_snapshot_unref(s);
+}
+
+static void ask_for_lock(void *arg)
+{
+    struct flock lock = {.l_type = F_WRLCK, .l_whence = SEEK_SET};
+    g_assert_cmpint(fcntl(*(int *)arg, F_GETLK, &lock), ==, 0);
+    g_assert_cmpint(lock.l_type, ==, F_WRLCK); /* the parent has it */
+}
+
+/* Locks that the program has on the old file are not taken away by looking at it. */
+static void test_locked(void)
+{
+    memsnap_snapshot *s = snap_pattern(page, 1);
+    char *path = temp_file("image", "old", 3);
+    struct flock lock = {.l_type = F_WRLCK, .l_whence = SEEK_SET};
+    int fd = open(path, O_RDWR | O_CLOEXEC);
+    g_assert_cmpint(fcntl(fd, F_SETLK, &lock), ==, 0);
+    if (!g_file_test("/proc/self/fd", G_FILE_TEST_EXISTS)) {
+        test_skip("no /proc");
+    } else {
+        assert_ok(memsnap_snapshot_save(s, path, 0));
+        child_run(ask_for_lock, &fd);
+    }
+    close(fd);
     g_free(path);
     memsnap_snapshot_unref(s);
 }
@@ -571,6 +903,93 @@ static void test_refused_writing(void)
     g_free(path);
     memsnap_snapshot_unref(s);
     g_free(data);
+}
+
+struct refused_calls {
+    struct errand errand;
+    long calls[3];
+};
+
+static void save_without_links(void *arg)
+{
+    struct refused_calls *r = arg;
+    memsnap_snapshot *s = r->errand.s;
+    const char *path = r->errand.path;
+    for (size_t i = 0; i < G_N_ELEMENTS(r->calls); i++) {
+        if (r->calls[i] && !deny(r->calls[i], -1, 0, EPERM)) {
+            test_skip("no seccomp filters");
+            return;
+        }
+    }
+    for (unsigned flags = 0; flags <= MEMSNAP_SAVE_NOSYNC; flags += MEMSNAP_SAVE_NOSYNC)
+        g_assert_cmpint(memsnap_snapshot_save(s, path, flags), ==, r->errand.error);
+    if (r->errand.error == 0) {
+        g_assert_cmpuint(status_of(path).st_mode & 07777, ==, 0604);
+        g_assert_cmpint(memsnap_snapshot_save(s, path, MEMSNAP_SAVE_EXCL), ==, -EEXIST);
+        unlink(path);
+        assert_ok(memsnap_snapshot_save(s, path, MEMSNAP_SAVE_EXCL));
+        unlink(path);
+        assert_ok(memsnap_snapshot_save(s, path, 0));
+    }
+    g_assert_cmpuint(names_beside(path), ==, 1);
+}
+
+/* Where no links can be made a file goes under a temporary name, and is renamed. */
+static void test_refused_links(void)
+{
+    const struct refused_calls refusals[] = {
+        {.calls = {SYS_linkat}},
+#ifdef SYS_rename
+        {.calls = {SYS_linkat, SYS_renameat, SYS_renameat2}, .errand = {.error = -EACCES}},
+#endif
+    };
+    size_t size = MIB + 5;
+    unsigned char *data = pattern(size, 1);
+    memset(data + 100000, 0, 500000);
+    memsnap_snapshot *s = snap(data, size);
+    for (size_t i = 0; i < G_N_ELEMENTS(refusals); i++) {
+        char *path = temp_file("image", "old", 3);
+        struct refused_calls r = refusals[i];
+        g_assert_cmpint(chmod(path, 0604), ==, 0);
+        r.errand.s = s;
+        r.errand.path = path;
+        child_run(save_without_links, &r);
+        if (r.errand.error)
+            assert_file(path, "old", 3);
+        else if ((size_t)status_of(path).st_size != 3) /* not skipped */
+            assert_file(path, data, size);
+        g_free(path);
+    }
+    memsnap_snapshot_unref(s);
+    g_free(data);
+}
+
+static void save_onto_mount_point(void *arg)
+{
+    struct errand *e = arg;
+    char *other = temp_file("other", "other", 5);
+    if (unshare(CLONE_NEWNS) < 0 || mount("none", "/", "none", MS_REC | MS_PRIVATE, "") < 0 ||
+        mount(other, e->path, NULL, MS_BIND, NULL) < 0) {
+        test_skip("may not mount");
+    } else {
+        g_assert_cmpint(memsnap_snapshot_save(e->s, e->path, 0), ==, -EBUSY);
+        assert_file(e->path, "other", 5);
+        umount(e->path);
+        assert_file(e->path, "old", 3);
+    }
+    g_free(other);
+}
+
+/* What is mounted on cannot be replaced: no system call does that. */
+static void test_mount_point(void)
+{
+    memsnap_snapshot *s = snap_pattern(page, 1);
+    char *path = temp_file("image", "old", 3);
+    struct errand e = {s, path, 0};
+    child_run(save_onto_mount_point, &e);
+    g_assert_cmpuint(names_beside(path), ==, 2);
+    g_free(path);
+    memsnap_snapshot_unref(s);
 }
 
 static bool run_command(const char *command, const char *a, const char *b)
@@ -951,40 +1370,73 @@ static void put_file(const char *dir, const char *name)
     g_free(path);
 }
 
-/* What killed saves left is removed, whether or not there is a file to replace; what a live one
- * holds stays, as does what is no file. */
+/* What killed saves left is removed, however much it is; what a living one holds stays, as do names
+ * that only look alike. */
 static void test_leftover(void)
 {
-    unsigned char *a = pattern(3 * page, 1);
-    memsnap_snapshot *s = snap(a, 3 * page);
-    char *path = temp_path("image"), *dir = g_path_get_dirname(path),
-         *live = g_build_filename(dir, ".image.memsnap", NULL);
-    for (int i = 0; i < 4; i++) {
-        put_file(dir, ".image.memsnap");
-        put_file(dir, ".image.memsnap1");
-        put_file(dir, ".image.memsnap3");
+    static const char *const left[] = {
+        ".image.memsnap",
+        ".image.memsnap-0000000000000000",
+        ".image.memsnap-0123456789abcdef",
+        ".image.memsnap-1111111111111111",
+        ".image.memsnap-2222222222222222",
+        ".image.memsnap-ffffffffffffffff",
+    };
+    static const char *const others[] = {
+        ".image.memsnap-0123456789abcdeg",
+        ".image.memsnap-0123456789abcde",
+        ".image.memsnaps",
+        ".images.memsnap",
+        "image.memsnap",
+    };
+    memsnap_snapshot *s = snap_pattern(3 * page, 1);
+    char *path = temp_path("image"), *dir = g_path_get_dirname(path);
+    for (size_t i = 0; i < G_N_ELEMENTS(others); i++)
+        put_file(dir, others[i]);
+    for (int i = 0; i < 4; i++) { /* anew, over a file, and anew again */
+        for (size_t k = 0; k < G_N_ELEMENTS(left); k++)
+            put_file(dir, left[k]);
         assert_ok(memsnap_snapshot_save(s, path, i == 2 ? 0 : MEMSNAP_SAVE_NOSYNC));
-        assert_file(path, a, 3 * page);
-        g_assert_cmpuint(names_beside(path), ==, 1);
+        g_assert_cmpuint(names_beside(path), ==, 1 + G_N_ELEMENTS(others));
         if (i == 2)
             unlink(path);
     }
-    put_file(dir, ".image.memsnap");
-    int fd = open(live, O_RDONLY | O_CLOEXEC);
-    g_assert_cmpint(flock(fd, LOCK_EX | LOCK_NB), ==, 0);
-    assert_ok(memsnap_snapshot_save(s, path, MEMSNAP_SAVE_NOSYNC));
-    g_assert_cmpuint(names_beside(path), ==, 2);
-    close(fd);
-    assert_ok(memsnap_snapshot_save(s, path, MEMSNAP_SAVE_NOSYNC));
-    g_assert_cmpuint(names_beside(path), ==, 1);
-    g_assert_cmpint(symlink("image", live), ==, 0);
-    assert_ok(memsnap_snapshot_save(s, path, MEMSNAP_SAVE_NOSYNC));
-    g_assert_cmpuint(names_beside(path), ==, 2);
-    g_free(live);
     g_free(dir);
     g_free(path);
     memsnap_snapshot_unref(s);
-    g_free(a);
+}
+
+/* Names that a living save has stay, and so does what is no file. */
+static void test_living(void)
+{
+    static const char *const names[] = {".image.memsnap", ".image.memsnap-0123456789abcdef"};
+    memsnap_snapshot *s = snap_pattern(page, 1);
+    char *path = temp_path("image"), *dir = g_path_get_dirname(path);
+    int fd[2];
+    for (int i = 0; i < 2; i++) {
+        char *live = g_build_filename(dir, names[i], NULL);
+        put_file(dir, names[i]);
+        fd[i] = open(live, O_RDONLY | O_CLOEXEC);
+        g_assert_cmpint(flock(fd[i], LOCK_EX | LOCK_NB), ==, 0);
+        g_free(live);
+    }
+    put_file(dir, ".image.memsnap-0000000000000000");
+    for (int i = 0; i < 2; i++) {
+        assert_ok(memsnap_snapshot_save(s, path, MEMSNAP_SAVE_NOSYNC));
+        g_assert_cmpuint(names_beside(path), ==, 3);
+    }
+    for (int i = 0; i < 2; i++)
+        close(fd[i]);
+    assert_ok(memsnap_snapshot_save(s, path, MEMSNAP_SAVE_NOSYNC));
+    g_assert_cmpuint(names_beside(path), ==, 1);
+    char *first = g_build_filename(dir, names[0], NULL);
+    g_assert_cmpint(symlink("image", first), ==, 0);
+    assert_ok(memsnap_snapshot_save(s, path, MEMSNAP_SAVE_NOSYNC));
+    g_assert_cmpuint(names_beside(path), ==, 2);
+    g_free(first);
+    g_free(dir);
+    g_free(path);
+    memsnap_snapshot_unref(s);
 }
 
 /* ---- where files have names from the start --------------------------------------------------- */
@@ -1020,9 +1472,10 @@ static void run_with_names(void *arg)
 static void test_named(void)
 {
     static void (*const tests[])(void) = {
-        test_content,   test_refused_names, test_longest_name, test_symbolic_link,
-        test_new_mode,  test_kept_mode,     test_kept_owner,   test_file_size_limit,
-        test_same_name, test_leftover,      test_killed,       test_killed_anew,
+        test_content,     test_refused_names,     test_longest_name, test_symbolic_link,
+        test_new_mode,    test_kept_mode,         test_kept_owner,   test_file_size_limit,
+        test_same_name,   test_leftover,          test_living,       test_killed,
+        test_killed_anew, test_changed_meanwhile, test_chown_only,   test_directory_list,
     };
     for (size_t i = 0; i < G_N_ELEMENTS(tests); i++) {
         void (*test)(void) = tests[i];
@@ -1065,7 +1518,8 @@ int fsync(int fd)
     return (int)syscall(SYS_fsync, fd);
 }
 
-/* The file, then its name; or nothing, if that is wished. */
+/* The file; once more when it has a name, without which some file systems do not keep it; its
+ * directory. Or nothing, if that is wished. */
 static void test_synced(void)
 {
     memsnap_snapshot *s = snap_pattern(20 * page, 1);
@@ -1075,7 +1529,7 @@ static void test_synced(void)
         assert_ok(memsnap_snapshot_save(s, path, MEMSNAP_SAVE_NOSYNC));
         g_assert_cmpstr(synced, ==, "");
         assert_ok(memsnap_snapshot_save(s, path, 0));
-        g_assert_cmpstr(synced, ==, "fd");
+        g_assert_cmpstr(synced, ==, "ffd");
     }
     g_free(path);
     memsnap_snapshot_unref(s);
@@ -1094,17 +1548,27 @@ int main(int argc, char **argv)
     test_add("save/relative-name", test_relative_name, 0);
     test_add("save/longest-name", test_longest_name, 0);
     test_add("save/symbolic-link", test_symbolic_link, 0);
+    test_add("save/descriptor-path", test_descriptor_path, 0);
+    test_add("save/changed-meanwhile", test_changed_meanwhile, 0);
+    test_add("save/exchanged", test_exchanged, 0);
     test_add("save/new-mode", test_new_mode, 0);
     test_add("save/kept-mode", test_kept_mode, 0);
     test_add("save/kept-owner", test_kept_owner, 0);
     test_add("save/lost-group", test_lost_group, 0);
     test_add("save/kept-access-list", test_kept_access_list, 0);
+    test_add("save/lost-access-list", test_lost_access_list, 0);
+    test_add("save/directory-list", test_directory_list, 0);
+    test_add("save/chown-only", test_chown_only, 0);
+    test_add("save/lost-owner", test_lost_owner, 0);
+    test_add("save/locked", test_locked, 0);
     test_add("save/unwritable-directory", test_unwritable_directory, 0);
     test_add("save/file-size-limit", test_file_size_limit, 0);
     test_add("save/full-disk", test_full_disk, 0);
     test_add("save/read-only", test_read_only, 0);
     test_add("save/no-descriptors", test_no_descriptors, 0);
     test_add("save/refused-writing", test_refused_writing, 0);
+    test_add("save/refused-links", test_refused_links, 0);
+    test_add("save/mount-point", test_mount_point, 0);
     test_add("save/shared-blocks", test_shared_blocks, 0);
     test_add("save/mutable-view", test_mutable_view, 0);
     test_add("save/slow-device", test_slow_device, 0);
@@ -1113,6 +1577,7 @@ int main(int argc, char **argv)
     test_add("save/killed", test_killed, 0);
     test_add("save/killed-anew", test_killed_anew, 0);
     test_add("save/leftover", test_leftover, 0);
+    test_add("save/living", test_living, 0);
     test_add("save/named", test_named, 0);
     test_add("save/synced", test_synced, 0);
     test_add("save/fork", test_fork, 0);
