@@ -348,8 +348,10 @@ void ms_writer_destroy(struct memsnap_snapshot *s)
         ms_mapping_forget(&w->mapping);
     else
         ms_mapping_close(&w->mapping);
-    if (w->state == WRITER_FILE)
+    if (w->state == WRITER_FILE) {
+        ms_live_file_remove(&w->live);
         ms_chunk_unref(w->chunk, &reclaim);
+    }
     ms_reclaim_flush(&reclaim);
 }
 
@@ -357,6 +359,7 @@ void ms_writer_set_file(struct memsnap_snapshot *s, struct chunk *file)
 {
     s->writer.state = WRITER_FILE;
     s->writer.chunk = file;
+    ms_live_file_add(&s->writer.live, &file->store->object);
 }
 
 /* ---- rolling back ---------------------------------------------------------------------------- */

@@ -27,6 +27,7 @@ struct writer {
     struct mapping mapping; /* there while leased, and in shadow state */
     /* direct: the image's only chunk, borrowed. file: the file, owned. */
     struct chunk *chunk;
+    struct os_live_file live; /* the same file, in state file */
 };
 
 /* Opens the mapping for a lease. flags: MEMSNAP_VIEW_*; at: where, or NULL. */

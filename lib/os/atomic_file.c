@@ -175,7 +175,8 @@ static int check_old(const struct place *p)
         return -EEXIST;
     if (S_ISLNK(p->st.st_mode))
         return -ELOOP; /* it came while the file was written */
-    return check_kind(&p->st);
+    int e = check_kind(&p->st);
+    return e == 0 && ms_is_live_file(&p->st) ? -EBUSY : e;
 }
 
 /* The system's rule (fs.protected_symlinks) for links that it follows itself: where anybody may

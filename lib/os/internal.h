@@ -77,6 +77,11 @@ int ms_export_create(struct os_object *o);
 int ms_object_seal(const struct os_object *o, void *window, size_t len);
 int ms_object_share(const struct os_object *o, uint64_t size, int *fd);
 
+/* ---- live_files.c ---------------------------------------------------------------------------- */
+
+/* Not inside ms_enter. */
+bool ms_is_live_file(const struct stat *st);
+
 /* ---- Linux ----------------------------------------------------------------------------------- */
 
 #ifdef __linux__

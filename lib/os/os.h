@@ -153,12 +153,14 @@ struct os {
 
     /* -- saving: a file appears under its name when it is whole, or not at all -- */
     /* Begins a new, empty file for path. Symbolic links are followed. -EEXIST: exclusive, and
-     * there is something; -EISDIR; -EINVAL: something else that is no regular file; -ENOENT,
-     * -ENOTDIR, -ELOOP, -ENAMETOOLONG, -EACCES, -EROFS, -ENOSPC ... */
+     * there is something; -EISDIR; -EINVAL: something else that is no regular file; -EBUSY: a
+     * live file; -ENOENT, -ENOTDIR, -ELOOP, -ENAMETOOLONG, -EACCES, -EROFS, -ENOSPC ... Not
+     * inside ms_enter, like save_commit. */
     int (*save_open)(const char *path, bool exclusive, struct os_saving *s);
     /* The file has its name, in place of what had it, whose owner and permissions it takes over.
-     * It must be `size` bytes long (-EIO). sync: it and its name are durable. Closes s, also
-     * after an error. */
+     * It must be `size` bytes long (-EIO). What has the name is looked at again, with the same
+     * errors. -EBUSY also: something is mounted there. sync: it and its name are durable. Closes
+     * s, also after an error. */
     int (*save_commit)(struct os_saving *s, uint64_t size, bool sync);
     void (*save_abandon)(struct os_saving *s);
     /* dst shares src's blocks from then on, without a copy. -ENOTSUP, and nothing has changed. */
@@ -212,6 +214,17 @@ extern const struct os *ms_os;
 const struct os *ms_os_default(void);
 /* Tests: use this source only (OS_SOURCES: the best that works). */
 extern enum os_source ms_force_source;
+
+/* ---- files that are live copies (lib/os/live_files.c) ---------------------------------------- */
+
+/* A file that a snapshot's stores go to. save_open and save_commit refuse to replace it. */
+struct os_live_file {
+    uint64_t dev, ino;
+    struct os_live_file *next;
+};
+/* Inside ms_enter. From adding to removing l stays where it is. */
+void ms_live_file_add(struct os_live_file *l, const struct os_object *o);
+void ms_live_file_remove(struct os_live_file *l);
 
 /* ---- locks and fork (lib/os/lock.c) ---------------------------------------------------------- */
 

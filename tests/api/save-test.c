@@ -168,8 +168,11 @@ static void test_mapped_file(void)
         assert_ok(memsnap_snapshot_save(s, to, MEMSNAP_SAVE_NOSYNC));
         assert_file(to, data, size);
         g_assert_cmpuint(file_bytes(to), <=, size - MIB + 64 * KIB);
-        assert_ok(memsnap_snapshot_save(s, from, MEMSNAP_SAVE_NOSYNC)); /* over itself */
+        /* over itself */
+        g_assert_cmpint(memsnap_snapshot_save(s, from, MEMSNAP_SAVE_NOSYNC), ==,
+                        ways[i] == MEMSNAP_FILE_SHARED ? -EBUSY : 0);
         assert_file(from, data, size);
+        assert_content(s, data, size);
         memsnap_snapshot_unref(s);
     }
     memsnap_snapshot *s;
@@ -181,6 +184,85 @@ static void test_mapped_file(void)
     g_free(from);
     g_free(to);
     g_free(data);
+}
+
+/* A file that a snapshot's stores go to keeps its name, whatever is saved there, and whatever the
+ * path: what is flushed later would be in no file. When the snapshot is gone it is a file again. */
+static void test_live_file(void)
+{
+    size_t size = 20 * page;
+    if (config_is("heap"))
+        return;
+    unsigned char *data = pattern(size, 1);
+    char *live = temp_file("live", data, size), *link = temp_path("link"),
+         *second = temp_path("second"), *to = temp_path("to");
+    const char *const names[] = {live, link, second};
+    g_assert_cmpint(symlink("live", link), ==, 0);
+    g_assert_cmpint(linkat(AT_FDCWD, live, AT_FDCWD, second, 0), ==, 0);
+    memsnap_snapshot *s;
+    assert_ok(memsnap_snapshot_new_from_file(live, MEMSNAP_FILE_SHARED, &s));
+    memsnap_snapshot *clone = snap_clone(s), *other = snap(data, size);
+    memsnap_view *v = view_mut(s);
+    memsnap_snapshot *all[] = {s, clone, other};
+    size_t before = names_beside(live);
+    for (size_t i = 0; i < G_N_ELEMENTS(names); i++) {
+        for (size_t k = 0; k < G_N_ELEMENTS(all); k++) {
+            g_assert_cmpint(memsnap_snapshot_save(all[k], names[i], 0), ==, -EBUSY);
+            g_assert_cmpint(memsnap_snapshot_save_delta(all[k], other, names[i], 0), ==, -EBUSY);
+        }
+    }
+    g_assert_cmpuint(names_beside(live), ==, before);
+    assert_ok(memsnap_snapshot_save(s, to, MEMSNAP_SAVE_NOSYNC));
+    bytes(v)[0] ^= 1;
+    data[0] ^= 1;
+    assert_ok(memsnap_view_flush(v, 0, size));
+    assert_file(live, data, size);
+    memsnap_view_unref(v);
+    memsnap_snapshot_unref(s);
+    assert_ok(memsnap_snapshot_save(other, live, MEMSNAP_SAVE_NOSYNC));
+    memsnap_snapshot_unref(clone);
+    memsnap_snapshot_unref(other);
+    g_free(live);
+    g_free(link);
+    g_free(second);
+    g_free(to);
+    g_free(data);
+}
+
+static memsnap_snapshot *opened;
+
+static void open_shared(const char *path)
+{
+    unlink(path);
+    g_assert_true(g_file_set_contents(path, "live", 4, NULL));
+    assert_ok(memsnap_snapshot_new_from_file(path, MEMSNAP_FILE_SHARED, &opened));
+}
+
+/* A mapped file keeps its bytes when its name is given to another. */
+static void test_map_saved_over(void)
+{
+    size_t size = 2 * MIB + 5;
+    if (config_is("heap"))
+        return;
+    unsigned char *data = pattern(size, 1), *later = pattern(size, 2);
+    char *path = temp_file("image", data, size);
+    memsnap_snapshot *s, *t = snap(later, size);
+    assert_ok(memsnap_snapshot_new_from_file(path, MEMSNAP_FILE_MAP, &s));
+    memsnap_view *v = view(s);
+    assert_ok(memsnap_snapshot_save(s, path, 0));
+    assert_ok(memsnap_snapshot_save(t, path, 0));
+    assert_content(s, data, size);
+    assert_same(bytes(v), data, size);
+    assert_ok(memsnap_snapshot_save_delta(s, t, path, 0));
+    assert_content(s, data, size);
+    assert_ok(memsnap_snapshot_save(s, path, 0));
+    assert_file(path, data, size);
+    memsnap_view_unref(v);
+    memsnap_snapshot_unref(s);
+    memsnap_snapshot_unref(t);
+    g_free(path);
+    g_free(data);
+    g_free(later);
 }
 
 /* ---- the name -------------------------------------------------------------------------------- */
@@ -413,6 +495,23 @@ static void test_changed_meanwhile(void)
     g_free(path);
     g_free(precious);
     memsnap_snapshot_unref(s);
+}
+
+/* A file that becomes a live one while another save to it goes on. */
+static void test_live_meanwhile(void)
+{
+    memsnap_snapshot *s = snap_pattern(page, 1);
+    char *path = temp_path("image");
+    if (config_is("heap")) {
+        memsnap_snapshot_unref(s);
+        g_free(path);
+        return;
+    }
+    g_assert_cmpint(save_while(s, path, 0, open_shared), ==, -EBUSY);
+    assert_file(path, "live", 4);
+    memsnap_snapshot_unref(opened);
+    memsnap_snapshot_unref(s);
+    g_free(path);
 }
 
 static const char *exchanged[2];
@@ -1543,6 +1642,8 @@ int main(int argc, char **argv)
     test_add("save/holes", test_holes, 0);
     test_add("save/stored-zeros", test_stored_zeros, 0);
     test_add("save/mapped-file", test_mapped_file, 0);
+    test_add("save/live-file", test_live_file, 0);
+    test_add("save/map-saved-over", test_map_saved_over, 0);
     test_add("save/arguments", test_arguments, 0);
     test_add("save/refused-names", test_refused_names, 0);
     test_add("save/relative-name", test_relative_name, 0);
@@ -1550,6 +1651,7 @@ int main(int argc, char **argv)
     test_add("save/symbolic-link", test_symbolic_link, 0);
     test_add("save/descriptor-path", test_descriptor_path, 0);
     test_add("save/changed-meanwhile", test_changed_meanwhile, 0);
+    test_add("save/live-meanwhile", test_live_meanwhile, 0);
     test_add("save/exchanged", test_exchanged, 0);
     test_add("save/new-mode", test_new_mode, 0);
     test_add("save/kept-mode", test_kept_mode, 0);
