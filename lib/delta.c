@@ -33,23 +33,83 @@
 
 /* ---- bytes of images ------------------------------------------------------------------------- */
 
-/* A stretch of an image that lies inside it. */
-static int read_bytes(struct reader *r, size_t offset, size_t len, unsigned char *buf)
+/* An image that is read, and what is known of where it is zero. */
+struct source {
+    const struct image *image;
+    size_t size;
+    struct reader reader;
+    size_t start, end; /* what is known of: */
+    bool zero;
+};
+
+static void source_begin(struct source *s, const struct image *i, size_t size)
 {
-    size_t ps = ms_os->page_size();
+    *s = (struct source){.image = i, .size = size};
+    ms_reader_begin(&s->reader, i);
+}
+
+static void source_end(struct source *s)
+{
+    ms_reader_end(&s->reader);
+}
+
+/* 1: zero from `at` to *end; 0: there may be something in [at, *end); or a negative errno. */
+static int zero_until(struct source *s, size_t at, size_t *end)
+{
+    if (at < s->start || at >= s->end) {
+        uint64_t stop;
+        int found = ms_image_extent(s->image, at, s->size, &stop);
+        if (found < 0)
+            return found;
+        s->zero = !found;
+        s->start = at;
+        s->end = (size_t)stop;
+    }
+    *end = s->end;
+    return s->zero;
+}
+
+/* The bytes at offset, at most *len and as many as *len says then. NULL: zeros, or an error. */
+static const unsigned char *look_at(struct source *s, size_t offset, size_t *len, int *error)
+{
+    size_t ps = ms_os->page_size(), within = offset % ps, end;
+    int zero = zero_until(s, offset, &end);
+    *error = zero < 0 ? zero : 0;
+    if (zero) {
+        *len = zero < 0 ? *len : ms_min(*len, end - offset);
+        return NULL;
+    }
+    *len = ms_min(*len, ps - within);
+    const unsigned char *page = ms_reader_page(&s->reader, offset / ps, error);
+    return page ? page + within : NULL;
+}
+
+/* A range of an image that lies inside it. */
+static int read_bytes(struct source *s, size_t offset, size_t len, unsigned char *buf)
+{
     int e = 0;
-    for (size_t done = 0; done < len;) {
-        size_t within = (offset + done) % ps, n = ms_min(len - done, ps - within);
-        const char *page = ms_reader_page(r, (offset + done) / ps, &e);
-        if (e < 0)
-            return e;
-        if (page)
-            memcpy(buf + done, page + within, n);
+    for (size_t done = 0, n; done < len && e == 0; done += n) {
+        n = len - done;
+        const unsigned char *p = look_at(s, offset + done, &n, &e);
+        if (p)
+            memcpy(buf + done, p, n);
         else
             memset(buf + done, 0, n);
-        done += n;
     }
-    return 0;
+    return e;
+}
+
+/* Zeros take no time, however many: a few bytes of a file may ask for the sum of a mebibyte. */
+static int sum_bytes(struct source *s, size_t offset, size_t len, uint32_t *sum)
+{
+    int e = 0;
+    *sum = 0;
+    for (size_t done = 0, n; done < len && e == 0; done += n) {
+        n = len - done;
+        const unsigned char *p = look_at(s, offset + done, &n, &e);
+        *sum = p ? ms_crc32c(*sum, p, n) : ms_crc32c_zeros(*sum, n);
+    }
+    return e;
 }
 
 static uint64_t blocks_of(uint64_t size, size_t block)
@@ -70,7 +130,7 @@ struct writing {
     const struct os_object *to;
     struct image *image, *base;
     size_t size, blocks;
-    struct reader new_bytes, old_bytes;
+    struct source new_bytes, old_bytes;
     /* The record being gathered. */
     struct delta_record record;
     unsigned char table[8 * RECORD_BLOCKS];
@@ -259,20 +319,47 @@ static int write_block(struct writing *w, uint64_t block)
                      old_block, new_block);
 }
 
+/* Moves *block, at most to `end`, to where the images are not both known to be zero. */
+static int skip_zeros(struct writing *w, uint64_t *block, uint64_t end)
+{
+    size_t old_end, new_end;
+    while (*block < end) {
+        size_t at = (size_t)*block * BLOCK;
+        int old_zero = zero_until(&w->old_bytes, at, &old_end);
+        int new_zero = old_zero <= 0 ? old_zero : zero_until(&w->new_bytes, at, &new_end);
+        if (new_zero <= 0 || ms_min(old_end, new_end) < at + BLOCK)
+            return new_zero < 0 ? new_zero : 0;
+        uint64_t next = ms_min(old_end, new_end) / BLOCK;
+        *block = next < end ? next : end;
+    }
+    return 0;
+}
+
+/* Blocks [block, end), whose pages are not the same ones. */
+static int write_blocks(struct writing *w, uint64_t block, uint64_t end)
+{
+    int e;
+    for (;; block++) {
+        e = skip_zeros(w, &block, end);
+        if (e == 0)
+            e = write_witnesses(w, block);
+        if (e == 0 && block < end)
+            e = write_block(w, block);
+        if (e < 0 || block == end)
+            return e;
+        is_witness(w, block + 1);
+    }
+}
+
 static int write_differences(struct writing *w)
 {
     size_t pages = ms_image_pages(w->image), first = 0, n = 0;
     for (size_t at = 0; ms_image_differs(w->image, w->base, at, pages, &first, &n);
          at = first + n) {
-        uint64_t block = block_of_page(first), end = block_of_page(first + n);
-        int e = write_witnesses(w, block);
-        if (end > w->blocks)
-            end = w->blocks;
-        for (; block < end && e == 0; block++)
-            e = write_block(w, block);
+        uint64_t end = block_of_page(first + n);
+        int e = write_blocks(w, block_of_page(first), end < w->blocks ? end : w->blocks);
         if (e < 0)
             return e;
-        is_witness(w, end);
     }
     return write_witnesses(w, w->blocks);
 }
@@ -290,6 +377,10 @@ static int write_delta(void *arg, const struct os_object *to, uint64_t *size)
         e = flush(w);
     if (e == 0)
         e = put_header(w);
+    if (e == 0)
+        e = ms_image_check_files(w->image, w->size);
+    if (e == 0)
+        e = ms_image_check_files(w->base, w->size);
     *size = w->offset;
     return e;
 }
@@ -306,11 +397,11 @@ static int save_images(struct image *i, struct image *base, size_t size, const c
     w->blocks = (size_t)blocks_of(size, BLOCK);
     w->data = (unsigned char *)(w + 1);
     w->buffer = w->data + RECORD_BLOCKS * BLOCK;
-    ms_reader_begin(&w->new_bytes, i);
-    ms_reader_begin(&w->old_bytes, base);
+    source_begin(&w->new_bytes, i, size);
+    source_begin(&w->old_bytes, base, size);
     int e = ms_save_file(path, flags, write_delta, w);
-    ms_reader_end(&w->new_bytes);
-    ms_reader_end(&w->old_bytes);
+    source_end(&w->new_bytes);
+    source_end(&w->old_bytes);
     ms_os->free(w);
     return e;
 }
@@ -345,12 +436,11 @@ struct loading {
     struct pool *pool;
     size_t size, block;
     uint64_t blocks;
-    struct reader old_bytes;
+    struct source old_bytes;
     unsigned char *table; /* of the record at hand */
     /* Bytes of the file that have been read: [at, have) of the buffer are not taken yet. */
     unsigned char *buffer; /* BUFFER + DELTA_MAX_BLOCK bytes */
     size_t at, have;
-    unsigned char *old_block; /* DELTA_MAX_BLOCK bytes */
     /* Changed pages on their way to the pool: neighbours, of which the last may still be
      * incomplete. */
     struct image_edit edit;
@@ -483,9 +573,9 @@ static int store_pages(struct loading *l)
     return e;
 }
 
-static int set_zero(struct loading *l, size_t page)
+static int set_zero(struct loading *l, size_t page, size_t pages)
 {
-    struct run r = {page, 1, NULL, 0};
+    struct run r = {page, pages, NULL, 0};
     ms_enter();
     int e = ms_image_edit_set(&l->edit, &r);
     ms_leave();
@@ -501,7 +591,7 @@ static int close_page(struct loading *l)
     if (!l->open)
         return 0;
     l->open = false;
-    const void *old = ms_reader_page(&l->old_bytes, page, &e);
+    const void *old = ms_reader_page(&l->old_bytes.reader, page, &e);
     if (e < 0)
         return e;
     bool changed = !ms_bytes_equal(bytes, old, ms_min(ps, l->size - page * ps));
@@ -509,7 +599,7 @@ static int close_page(struct loading *l)
         l->n++;
         return (page + 1) % run_pages() == 0 ? store_pages(l) : 0;
     }
-    e = changed ? set_zero(l, page) : 0;
+    e = changed ? set_zero(l, page, 1) : 0;
     return e < 0 ? e : store_pages(l);
 }
 
@@ -533,10 +623,18 @@ static int open_page(struct loading *l, size_t page)
     return read_bytes(&l->old_bytes, page * ps, len, (unsigned char *)bytes);
 }
 
+/* Pages that a block of zeros covers are not made, but taken out. */
+static int clear_pages(struct loading *l, size_t offset, size_t len)
+{
+    return set_zero(l, offset / ms_os->page_size(), (len - 1) / ms_os->page_size() + 1);
+}
+
 /* data == NULL: zeros */
 static int change_bytes(struct loading *l, size_t offset, const unsigned char *data, size_t len)
 {
     size_t ps = ms_os->page_size();
+    if (!data && offset % ps == 0 && (len % ps == 0 || offset + len == l->size))
+        return clear_pages(l, offset, len);
     for (size_t done = 0; done < len;) {
         size_t within = (offset + done) % ps, n = ms_min(len - done, ps - within);
         int e = open_page(l, (offset + done) / ps);
@@ -555,8 +653,11 @@ static int change_bytes(struct loading *l, size_t offset, const unsigned char *d
 /* Another base than the one that the file was made with is the caller's mistake, not damage. */
 static int check_base(struct loading *l, size_t offset, size_t len, uint32_t sum)
 {
-    int e = read_bytes(&l->old_bytes, offset, len, l->old_block);
-    return e < 0 ? e : ms_crc32c(0, l->old_block, len) == sum ? 0 : -EINVAL;
+    uint32_t is;
+    int e = sum_bytes(&l->old_bytes, offset, len, &is);
+    if (e == 0 && is != sum)
+        e = ms_image_check_files(l->base, l->size);
+    return e < 0 ? e : is == sum ? 0 : -EINVAL;
 }
 
 static int apply_block(struct loading *l, const struct delta_record *r, uint32_t i)
@@ -612,9 +713,9 @@ static int load_image(struct loading *l, struct image **out)
     ms_leave();
     if (e < 0)
         return e;
-    ms_reader_begin(&l->old_bytes, l->base);
+    source_begin(&l->old_bytes, l->base, l->size);
     e = apply_records(l, h.records);
-    ms_reader_end(&l->old_bytes);
+    source_end(&l->old_bytes);
     if (e == 0) {
         *out = ms_image_edit_finish(&l->edit);
         return 0;
@@ -628,13 +729,12 @@ static int load_image(struct loading *l, struct image **out)
 static int load_file(struct loading *l, struct image **out)
 {
     size_t ps = ms_os->page_size(), pages = run_pages() * ps, table = 8 * DELTA_RECORD_BLOCKS;
-    unsigned char *memory = ms_os->alloc(pages + table + BUFFER + 2 * DELTA_MAX_BLOCK);
+    unsigned char *memory = ms_os->alloc(pages + table + BUFFER + DELTA_MAX_BLOCK);
     if (!memory)
         return -ENOMEM;
     l->pages = (char *)memory;
     l->table = memory + pages;
-    l->old_block = l->table + table;
-    l->buffer = l->old_block + DELTA_MAX_BLOCK;
+    l->buffer = l->table + table;
     int e = load_image(l, out);
     ms_os->free(memory);
     return e;
@@ -646,8 +746,8 @@ static unsigned result_flags(const memsnap_snapshot *base, unsigned flags)
                                       : base->flags;
 }
 
-static int load_delta(memsnap_snapshot *base, struct loading *l, unsigned flags,
-                      memsnap_snapshot **out)
+static int load_open_file(memsnap_snapshot *base, struct loading *l, unsigned flags,
+                          memsnap_snapshot **out)
 {
     struct image *i = NULL;
     ms_enter();
@@ -665,18 +765,26 @@ static int load_delta(memsnap_snapshot *base, struct loading *l, unsigned flags,
     return e;
 }
 
-int memsnap_snapshot_load_delta(memsnap_snapshot *base, const char *path, unsigned flags,
-                                memsnap_snapshot **out)
+static int load_delta(memsnap_snapshot *base, const char *path, unsigned flags,
+                      memsnap_snapshot **out)
 {
-    struct loading l = {0};
-    if (!base || !path || !out || flags & ~MEMSNAP_HUGE_NEVER)
-        return -EINVAL;
+    struct loading l = {.size = base->size, .pool = base->pool};
     int e = ms_os->file_open(path, false, &l.file, &l.file_size);
     if (e < 0)
         return e;
-    l.size = base->size;
-    l.pool = base->pool;
-    e = load_delta(base, &l, flags, out);
+    e = load_open_file(base, &l, flags, out);
     ms_os->object_close(&l.file);
+    return e;
+}
+
+/* Opening and reading are cancellation points. */
+int memsnap_snapshot_load_delta(memsnap_snapshot *base, const char *path, unsigned flags,
+                                memsnap_snapshot **out)
+{
+    if (!base || !path || !out || flags & ~MEMSNAP_HUGE_NEVER)
+        return -EINVAL;
+    int before = ms_uncancellable();
+    int e = load_delta(base, path, flags, out);
+    ms_cancellable(before);
     return e;
 }

@@ -68,6 +68,31 @@ uint32_t ms_crc32c_by_table(uint32_t before, const void *data, size_t len)
     return ~crc;
 }
 
+/* Checksums are polynomials over GF(2), bit 31 being the coefficient of x^0. The product modulo
+ * CRC-32C's. */
+static uint32_t multiply(uint32_t a, uint32_t b)
+{
+    uint32_t product = 0;
+    for (uint32_t bit = 1u << 31; bit; bit >>= 1) {
+        if (a & bit)
+            product ^= b;
+        b = b & 1 ? b >> 1 ^ 0x82f63b78u : b >> 1;
+    }
+    return product;
+}
+
+/* A zero byte multiplies by x^8. */
+uint32_t ms_crc32c_zeros(uint32_t before, uint64_t len)
+{
+    uint32_t crc = ~before, power = 1u << (31 - 8);
+    for (; len > 0; len >>= 1) {
+        if (len & 1)
+            crc = multiply(power, crc);
+        power = multiply(power, power);
+    }
+    return ~crc;
+}
+
 #if defined __x86_64__ && defined __GNUC__
 
 __attribute__((target("sse4.2"))) static uint32_t by_instruction(uint32_t before, const void *data,

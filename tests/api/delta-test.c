@@ -4,12 +4,14 @@
 
 #include <fcntl.h>
 #include <glib/gstdio.h>
+#include <pthread.h>
 #include <stdlib.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
 #include "base/crc32c.h"
+#include "delta.h"
 #include "random/corpus.h"
 #include "support/support.h"
 
@@ -62,6 +64,20 @@ static void test_pieces(void)
             g_assert_cmphex(ms_crc32c_by_table(first, data + from + cut, len - cut), ==, whole);
         }
     }
+}
+
+/* Zeros that are not there are summed like zeros that are. */
+static void test_zeros(void)
+{
+    static const unsigned char zeros[5000];
+    uint32_t before = ms_crc32c(0, "123456789", 9);
+    for (size_t len = 0; len <= sizeof zeros; len += len < 100 ? 1 : 49) {
+        g_assert_cmphex(ms_crc32c_zeros(0, len), ==, ms_crc32c(0, zeros, len));
+        g_assert_cmphex(ms_crc32c_zeros(before, len), ==, ms_crc32c(before, zeros, len));
+    }
+    uint32_t half = ms_crc32c_zeros(before, (uint64_t)1 << 39);
+    g_assert_cmphex(ms_crc32c_zeros(half, (uint64_t)1 << 39), ==,
+                    ms_crc32c_zeros(before, (uint64_t)1 << 40));
 }
 
 /* ---- there and back -------------------------------------------------------------------------- */
@@ -339,6 +355,173 @@ static void test_reads_little(void)
     g_free(data);
 }
 
+/* A file whose records name all blocks of an image of zeros. */
+static char *small_file(size_t size, uint32_t block, uint32_t kind)
+{
+    uint32_t blocks = (uint32_t)(size / block), n;
+    GByteArray *file = g_byte_array_new();
+    unsigned char head[DELTA_HEADER] = DELTA_MAGIC, sum[4];
+    g_byte_array_append(file, head, DELTA_HEADER);
+    delta_put32(sum, ms_crc32c_zeros(0, block));
+    for (uint32_t at = 0; at < blocks; at += n) {
+        unsigned char record[DELTA_RECORD];
+        uint32_t table_sum = 0;
+        n = MIN(blocks - at, DELTA_RECORD_BLOCKS);
+        for (uint32_t i = 0; i < n; i++)
+            table_sum = ms_crc32c(table_sum, sum, 4);
+        delta_put64(record, at);
+        delta_put32(record + 8, n);
+        delta_put32(record + 12, kind);
+        delta_put32(record + 16, table_sum);
+        delta_put32(record + 20, ms_crc32c(0, record, 20));
+        g_byte_array_append(file, record, DELTA_RECORD);
+        for (uint32_t i = 0; i < n; i++)
+            g_byte_array_append(file, sum, 4);
+    }
+    delta_put32(head + 8, DELTA_VERSION);
+    delta_put32(head + 20, block);
+    delta_put64(head + 24, size);
+    delta_put64(head + 32, file->len);
+    delta_put64(head + 40, (blocks + DELTA_RECORD_BLOCKS - 1) / DELTA_RECORD_BLOCKS);
+    delta_put32(head + 60, ms_crc32c(0, head, DELTA_HEADER - 4));
+    memcpy(file->data, head, DELTA_HEADER);
+    char *path = temp_file("small", file->data, file->len);
+    g_byte_array_free(file, TRUE);
+    return path;
+}
+
+/* Loads the file over an image of zeros; returns how many bytes were read for it. */
+static size_t load_counted(memsnap_snapshot *base, const char *path)
+{
+    memsnap_snapshot *s = NULL;
+    counted.inner = ms_os;
+    counted.os = *ms_os;
+    counted.os.object_read = counted_read;
+    counted.bytes = 0;
+    ms_os = &counted.os;
+    int result = memsnap_snapshot_load_delta(base, path, 0, &s);
+    ms_os = counted.inner;
+    assert_ok(result);
+    g_assert_cmpuint(snap_stats(s).exclusive_bytes, ==, 0);
+    memsnap_snapshot_unref(s);
+    return counted.bytes;
+}
+
+/* What a small file says of a large base does not make the loader look at what is known to be
+ * zero. */
+static void test_bounded(void)
+{
+    const uint32_t kinds[] = {DELTA_SAME, DELTA_ZERO};
+    size_t size = sizeof(size_t) > 4 ? 16 * GIB : GIB;
+    memsnap_snapshot *zero = snap_zero(size), *mapped = NULL;
+    char *image = temp_file("image", "", 0);
+    if (!config_is("heap") && truncate(image, (off_t)size) == 0)
+        assert_ok(memsnap_snapshot_new_from_file(image, MEMSNAP_FILE_MAP, &mapped));
+    for (size_t i = 0; i < G_N_ELEMENTS(kinds); i++) {
+        char *path = small_file(size, 1 << 20, kinds[i]);
+        g_assert_cmpuint(file_size(path), <=, size / MIB * 5);
+        g_assert_cmpuint(load_counted(zero, path), <=, MIB);
+        if (mapped)
+            g_assert_cmpuint(load_counted(mapped, path), <=, MIB);
+        g_free(path);
+    }
+    memsnap_snapshot_unref(zero);
+    memsnap_snapshot_unref(mapped);
+    g_free(image);
+}
+
+/* What a mutable view never stored to stays without memory, whether it is loaded over or saved. */
+static void test_holes(void)
+{
+    size_t size = 64 * MIB;
+    memsnap_snapshot *s = snap_zero(size), *zero = snap_zero(size), *data = snap_pattern(size, 1);
+    memsnap_view *v = view_mut(s);
+    char *path = temp_path("delta"), *small = small_file(size, 1 << 16, DELTA_SAME);
+    bytes(v)[5 * MIB] = 1;
+    size_t before = object_bytes();
+    assert_ok(memsnap_snapshot_save_delta(s, zero, path, MEMSNAP_SAVE_NOSYNC));
+    memsnap_snapshot *t = load(zero, path);
+    assert_ok(memsnap_snapshot_save_delta(s, data, path, MEMSNAP_SAVE_NOSYNC));
+    memsnap_snapshot *u = load(data, path);
+    assert_load_fails(s, small, -EINVAL); /* the 80th of 1,024 blocks is not zero */
+    bytes(v)[5 * MIB] = 0;
+    load_counted(s, small);
+    if (config_is("linux"))
+        g_assert_cmpuint(object_bytes(), <=, before + 2 * MIB);
+    unsigned char *expected = g_malloc0(size);
+    expected[5 * MIB] = 1;
+    assert_content(t, expected, size);
+    assert_content(u, expected, size);
+    memsnap_view_unref(v);
+    memsnap_snapshot *all[] = {s, zero, data, t, u};
+    for (size_t i = 0; i < G_N_ELEMENTS(all); i++)
+        memsnap_snapshot_unref(all[i]);
+    g_free(expected);
+    g_free(path);
+    g_free(small);
+}
+
+/* A mapped file that somebody made shorter reads as zeros: that is neither image. */
+static void test_cut_file(void)
+{
+    size_t size = 8 * MIB;
+    if (config_is("heap"))
+        return;
+    unsigned char *old = pattern(size, 1);
+    char *image = temp_file("image", old, size), *path = temp_path("delta");
+    memsnap_snapshot *mapped, *base = snap(old, size), *out = UNTOUCHED;
+    old[5 * MIB] ^= 1;
+    memsnap_snapshot *s = snap(old, size);
+    assert_ok(memsnap_snapshot_new_from_file(image, MEMSNAP_FILE_MAP, &mapped));
+    assert_ok(memsnap_snapshot_save_delta(s, mapped, path, 0));
+    g_assert_cmpint(truncate(image, 4 * MIB), ==, 0);
+    assert_refused(memsnap_snapshot_load_delta(mapped, path, 0, &out), -EIO, out);
+    g_assert_cmpint(memsnap_snapshot_save_delta(s, mapped, path, 0), ==, -EIO);
+    g_assert_cmpint(memsnap_snapshot_save_delta(mapped, s, path, 0), ==, -EIO);
+    memsnap_snapshot_unref(load(base, path)); /* the file from before */
+    memsnap_snapshot_unref(mapped);
+    memsnap_snapshot_unref(base);
+    memsnap_snapshot_unref(s);
+    g_free(image);
+    g_free(path);
+    g_free(old);
+}
+
+static struct cancelled {
+    memsnap_snapshot *s, *base, *loaded;
+    const char *path;
+    bool returned;
+} cancelled;
+
+static void *save_and_load(void *arg)
+{
+    (void)arg;
+    pthread_cancel(pthread_self()); /* acts at the next cancellation point */
+    assert_ok(memsnap_snapshot_save(cancelled.base, cancelled.path, 0));
+    assert_ok(memsnap_snapshot_save_delta(cancelled.s, cancelled.base, cancelled.path, 0));
+    assert_ok(memsnap_snapshot_load_delta(cancelled.base, cancelled.path, 0, &cancelled.loaded));
+    cancelled.returned = true;
+    pthread_testcancel();
+    g_assert_not_reached();
+}
+
+static void test_cancelled(void)
+{
+    pthread_t thread;
+    void *result;
+    memsnap_snapshot *base = snap_pattern(MIB, 1), *s = snap_pattern(MIB, 2);
+    char *path = temp_path("delta");
+    cancelled = (struct cancelled){.s = s, .base = base, .path = path};
+    g_assert_cmpint(pthread_create(&thread, NULL, save_and_load, NULL), ==, 0);
+    g_assert_cmpint(pthread_join(thread, &result), ==, 0);
+    g_assert_true(cancelled.returned);
+    g_assert_true(result == PTHREAD_CANCELED);
+    memsnap_snapshot_unref(cancelled.loaded);
+    memsnap_snapshot_unref(base);
+    memsnap_snapshot_unref(s);
+    g_free(path);
+}
+
 /* ---- refused --------------------------------------------------------------------------------- */
 
 static void test_arguments(void)
@@ -575,6 +758,7 @@ int main(int argc, char **argv)
     test_init(&argc, &argv);
     g_test_add_func("/crc32c/vectors", test_vectors);
     g_test_add_func("/crc32c/pieces", test_pieces);
+    g_test_add_func("/crc32c/zeros", test_zeros);
     test_add("delta/round-trip", test_round_trip, 0);
     test_add("delta/no-difference", test_no_difference, 0);
     test_add("delta/all-different", test_all_different, 0);
@@ -583,6 +767,10 @@ int main(int argc, char **argv)
     test_add("delta/mutable-views", test_mutable_views, 0);
     test_add("delta/base-in-file", test_base_in_file, 0);
     test_add("delta/reads-little", test_reads_little, 0);
+    test_add("delta/bounded", test_bounded, 0);
+    test_add("delta/holes", test_holes, 0);
+    test_add("delta/cut-file", test_cut_file, 0);
+    test_add("delta/cancelled", test_cancelled, 0);
     test_add("delta/arguments", test_arguments, 0);
     test_add("delta/wrong-base", test_wrong_base, 0);
     test_add("delta/damage", test_damage, 0);
