@@ -17,7 +17,7 @@
  * living save has that name, another one takes a name with a random end.
  *
  * The order in which a file becomes durable: its content; a name, so that no file system finds it
- * without one and drops it; its inode with that; the directory. */
+ * without one and drops it; its inode with that; the directory. tests/tools/power-cut.sh tries it. */
 #include "config.h"
 
 #include "os/internal.h"
@@ -728,17 +728,18 @@ static int appear(struct place *p, struct os_object *file, bool sync)
 static int replace(struct place *p, struct os_object *file, bool sync)
 {
     int e = p->exists ? take_access(p, file->fd) : take_current_access(p, file->fd);
-    if (e == 0 && !p->temporary[0] && link_temporary(p, file->fd) < 0)
+    if (e == 0 && !p->temporary[0] && link_temporary(p, file->fd) < 0) {
         e = copy_to_named(p, file);
+        if (e == 0)
+            e = take_current_access(p, file->fd);
+    }
     if (e == 0)
         e = sync_again(p, file->fd, sync);
     if (e == 0)
         e = take_current_access(p, file->fd);
     if (e == 0)
         e = rename_over(p);
-    if (e == 0 && p->exists)
-        e = take_access(p, file->fd);
-    return e < 0 ? e : sync_again(p, file->fd, sync);
+    return e == 0 && p->exists ? take_access(p, file->fd) : e;
 }
 
 static int publish(struct place *p, struct os_object *file, bool sync)
@@ -787,7 +788,9 @@ static int commit(struct place *p, struct os_object *file, uint64_t size, bool s
         remove_leftovers(p);
     if (e == 0 && sync)
         e = sync_directory(p, file->fd);
-    return e;
+    /* Not before: without a journal the old file's end, in the same block of inodes, would be written
+     * while its name still is. */
+    return e < 0 ? e : sync_again(p, file->fd, sync);
 }
 
 int ms_save_commit(struct os_saving *s, uint64_t size, bool sync)
