@@ -20,7 +20,7 @@
 /* How much is looked through for zero pages and then written while it is still in the
  * processor's cache. */
 #define PIECE ((size_t)1 << 19)
-/* Smaller ranges are not worth asking where their holes are: 0.5 us. */
+/* Smaller ranges are not worth asking where their holes are: 2 us. */
 #define WORTH_ASKING ((size_t)1 << 16)
 
 /* Pieces of memory on their way to neighbouring places in the file. */

@@ -490,15 +490,16 @@ static ssize_t read_list_openly(const struct place *p, char *list, size_t size)
 {
     struct stat st;
     ssize_t n = -1;
+    if (p->accessed && fstatat(p->dir, p->name, &st, AT_SYMLINK_NOFOLLOW) == 0 &&
+        !same_file(&st, &p->st)) {
+        memcpy(list, p->access.list, size);
+        return p->access.list_len;
+    }
     int fd = open_again(p->dir, p->name, O_RDONLY | O_NOFOLLOW | O_NONBLOCK, 0);
     if (fd < 0)
         return -1;
-    if (fstat(fd, &st) == 0 && same_file(&st, &p->st)) {
+    if (fstat(fd, &st) == 0 && same_file(&st, &p->st))
         n = fgetxattr(fd, ACCESS_LIST, list, size);
-    } else if (p->accessed) {
-        n = p->access.list_len;
-        memcpy(list, p->access.list, size);
-    }
     int e = errno;
     close(fd);
     errno = e;

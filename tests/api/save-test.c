@@ -473,8 +473,12 @@ static void test_changed_meanwhile(void)
         {make_other, true, 0, S_IFREG | 0604},   {make_directory, true, -EISDIR, S_IFDIR | 0700},
         {remove_it, true, 0, S_IFREG | 0640},    {make_other, false, 0, S_IFREG | 0604},
     };
+    bool proc = g_file_test("/proc/self/fd", G_FILE_TEST_EXISTS);
     for (size_t i = 0; i < G_N_ELEMENTS(cases); i++) {
         char *path = temp_path("image");
+        /* Without /proc a file that is gone cannot be asked for its access control list. */
+        if (cases[i].act == remove_it && !proc)
+            continue;
         if (cases[i].exists) {
             g_assert_true(g_file_set_contents(path, "old", 3, NULL));
             g_assert_cmpint(chmod(path, 0640), ==, 0);
@@ -964,6 +968,12 @@ static void test_no_descriptors(void)
     memsnap_snapshot_unref(s);
 }
 
+#ifdef SYS_ftruncate64 /* 32 bits, large files */
+#define SET_SIZE SYS_ftruncate64
+#else
+#define SET_SIZE SYS_ftruncate
+#endif
+
 struct refusal {
     struct errand errand;
     long call;
@@ -984,7 +994,7 @@ static void test_refused_writing(void)
 {
     const struct refusal refusals[] = {
         {.call = SYS_pwritev, .error = EDQUOT}, {.call = SYS_pwritev, .error = EIO},
-        {.call = SYS_pwritev, .error = ENOSPC}, {.call = SYS_ftruncate, .error = EFBIG},
+        {.call = SYS_pwritev, .error = ENOSPC}, {.call = SET_SIZE, .error = EFBIG},
         {.call = SYS_fsync, .error = EIO},      {.call = SYS_fsync, .error = EDQUOT},
     };
     unsigned char *data = pattern(MIB, 1);
@@ -1438,7 +1448,7 @@ static void test_killed(void)
     memsnap_snapshot_unref(b);
 }
 
-/* True if files can be made that have no name yet. */
+/* True if files can be made that have no name yet, and be given one, which takes /proc. */
 static bool has_nameless_files(const char *beside)
 {
     char *dir = g_path_get_dirname(beside);
@@ -1446,7 +1456,7 @@ static bool has_nameless_files(const char *beside)
     g_free(dir);
     if (fd >= 0)
         close(fd);
-    return fd >= 0;
+    return fd >= 0 && g_file_test("/proc/self/fd", G_FILE_TEST_EXISTS);
 }
 
 /* Where nothing is replaced nothing is left. */
@@ -1604,9 +1614,9 @@ static void test_fork(void)
     g_free(data);
 }
 
-/* What is done, in order: 'f', 'd': a file or a directory is synced; 'l', 'r': linked, renamed. Only
- * one thread writes it. */
-static char steps[16];
+/* What the thread does, in order: 'f', 'd': a file or a directory is synced; 'l', 'r': linked,
+ * renamed. */
+static _Thread_local char steps[16];
 
 static void note(char step)
 {
@@ -1660,6 +1670,7 @@ static void test_synced(void)
 
 int main(int argc, char **argv)
 {
+    test_need_file_size(64 * MIB);
     test_init(&argc, &argv);
     test_add("save/content", test_content, 0);
     test_add("save/child", test_child, 0);

@@ -245,6 +245,16 @@ void test_skip(const char *why)
         child_exit(1);
 }
 
+void test_need_file_size(uint64_t size)
+{
+    struct rlimit limit;
+    if (getrlimit(RLIMIT_FSIZE, &limit) < 0 || limit.rlim_cur == RLIM_INFINITY ||
+        limit.rlim_cur >= size)
+        return;
+    printf("1..0 # SKIP RLIMIT_FSIZE is less than %llu bytes\n", (unsigned long long)size);
+    exit(0);
+}
+
 bool on_valgrind(void)
 {
 #ifdef MS_WITH_VALGRIND

@@ -56,6 +56,8 @@ size_t config_list(struct config *list, size_t max);
 void config_run(struct config *c, void (*body)(void));
 /* Marks the running test as skipped, from a child too. The caller returns then. */
 void test_skip(const char *why);
+/* Ends the program as skipped unless it may make files of so many bytes. */
+void test_need_file_size(uint64_t size);
 bool on_valgrind(void);
 /* AddressSanitizer or ThreadSanitizer: address space and signals are theirs */
 bool on_sanitizer(void);
