@@ -181,6 +181,25 @@ static void test_closed_behind_our_back(void)
     remove_file(name);
 }
 
+/* The number belongs to another object that has no name either. */
+static void test_another_object(void)
+{
+    struct os_object o = object_of(1), copy = o, other = object_of(1);
+    close(o.fd);
+    g_assert_cmpint(dup2(other.fd, o.fd), ==, o.fd);
+    check_strangers(&o);
+    os->object_close(&copy);
+    g_assert_cmpint(fcntl(o.fd, F_GETFD), >=, 0);
+    uint64_t size;
+    g_assert_cmpint(os->file_size(&other, &size), ==, 0);
+    g_assert_cmpuint(size, ==, page);
+    char *p = map_object(&other, page, OS_SHARED_READ);
+    g_assert_true(all_bytes(p, 1, page));
+    os->unmap(p, page);
+    close(o.fd);
+    os->object_close(&other);
+}
+
 static void check_standard_descriptors(void)
 {
     close(0);
@@ -399,6 +418,7 @@ int main(int argc, char **argv)
         {"punch", test_punch, OS_ANY},
         {"data", test_data, OS_ANY},
         {"closed-behind-our-back", test_closed_behind_our_back, OS_ANY},
+        {"another-object", test_another_object, OS_ANY},
         {"standard-descriptors", test_standard_descriptors, OS_ANY},
         {"descriptor-limit", test_descriptor_limit, OS_ANY},
         {"file-size-limit", test_file_size_limit, OS_ANY},
