@@ -1,5 +1,4 @@
-/* Files that appear under their name whole, and objects that are sealed and handed to other
- * processes. Serves both tables.
+/* Files that appear under their name whole. Serves both tables.
  *
  * The place of a file is a directory's descriptor and a name in it. A path is followed once, when
  * a save begins: to its directory by the system, then link by link by us. From then on nothing
@@ -22,8 +21,6 @@
 
 #include "os/internal.h"
 
-#include "base/annotate.h"
-
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
@@ -33,14 +30,11 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/file.h>
-#include <sys/mman.h>
 #include <time.h>
 #include <unistd.h>
 
 #ifdef __linux__
-#include <linux/fs.h>
 #include <linux/magic.h>
-#include <sys/ioctl.h>
 #include <sys/syscall.h>
 #include <sys/vfs.h>
 #include <sys/xattr.h>
@@ -673,7 +667,7 @@ static int copy_to_named(struct place *p, struct os_object *file)
         e = adopt_new(open_named(p), &named);
     if (e < 0)
         return e;
-    e = ms_file_copy(ms_os, file, 0, &named, 0, size);
+    e = ms_os->file_copy(file, 0, &named, 0, size);
     if (e < 0) {
         remove_temporary(p);
         ms_object_close(&named);
@@ -800,137 +794,3 @@ int ms_save_commit(struct os_saving *s, uint64_t size, bool sync)
     ms_save_abandon(s); /* what has its name by now keeps it */
     return e;
 }
-
-/* Works within one file system that shares blocks, at block boundaries. */
-int ms_file_clone(const struct os_object *src, uint64_t from, const struct os_object *dst,
-                  uint64_t to, uint64_t len)
-{
-#ifdef FICLONERANGE
-    struct stat st;
-    if (src->dev != dst->dev || ms_object_check(src, &st) < 0 ||
-        (uint64_t)st.st_size < from + len || ms_object_check(dst, &st) < 0 ||
-        ms_file_limit(to + len) < 0)
-        return -ENOTSUP;
-    struct file_clone_range range = {.src_fd = src->fd,
-                                     .src_offset = from,
-                                     .src_length = len,
-                                     .dest_offset = to};
-    return ioctl(dst->fd, FICLONERANGE, &range) == 0 ? 0 : -ENOTSUP;
-#else
-    (void)src;
-    (void)from;
-    (void)dst;
-    (void)to;
-    (void)len;
-    return -ENOTSUP;
-#endif
-}
-
-/* ---- handing objects to other processes ------------------------------------------------------ */
-
-#if defined __linux__ && defined F_ADD_SEALS
-
-#define ALL_SEALS (F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_WRITE | F_SEAL_SEAL)
-
-int ms_export_create(struct os_object *o)
-{
-    struct os_object made;
-    int e = ms_linux_create(&made);
-    if (e < 0)
-        return e;
-    int seals = fcntl(made.fd, F_GET_SEALS);
-    if (seals < 0 || seals & F_SEAL_SEAL) { /* a temporary file */
-        ms_object_close(&made);
-        return -ENOTSUP;
-    }
-    *o = made;
-    return 0;
-}
-
-/* The object opened for reading only, with a file offset of its own. */
-static int open_read_only(const struct os_object *o)
-{
-    char path[TEMPORARY_NAME];
-    struct stat st;
-    descriptor_path(o->fd, path);
-    int fd = open_again(AT_FDCWD, path, O_RDONLY, 0);
-    if (fd < 0 ||
-        (fstat(fd, &st) == 0 && (uint64_t)st.st_dev == o->dev && (uint64_t)st.st_ino == o->ino))
-        return fd;
-    close(fd);
-    errno = ENOENT;
-    return -1;
-}
-
-/* A shared mapping counts as writable if its descriptor is, whatever its protection, and no
- * object is sealed against writing under such a one. Exchanging the window for a mapping of a
- * read-only descriptor is atomic: who reads through it meets the same bytes. */
-static int exchange_window(const struct os_object *o, void *window, size_t len)
-{
-    struct os_object read_only = *o;
-    read_only.fd = open_read_only(o);
-    if (read_only.fd < 0)
-        return -ENOTSUP;
-    int e = ms_map_over(&read_only, 0, window, len, OS_SHARED_READ);
-    close(read_only.fd);
-    if (e == 0)
-        MS_READ_ONLY_MAPPING(window, len); /* helgrind takes the exchange for a write */
-    return e;
-}
-
-int ms_object_seal(const struct os_object *o, void *window, size_t len)
-{
-    struct stat st;
-    int e = ms_object_check(o, &st);
-    if (e == 0 && window)
-        e = exchange_window(o, window, len);
-    if (e < 0)
-        return e;
-    if (fcntl(o->fd, F_ADD_SEALS, ALL_SEALS) == 0)
-        return 0;
-    return errno == EBUSY ? -EBUSY : -ENOTSUP;
-}
-
-int ms_object_share(const struct os_object *o, uint64_t size, int *fd)
-{
-    struct stat st;
-    int e = ms_object_check(o, &st);
-    if (e < 0)
-        return e;
-    int seals = fcntl(o->fd, F_GET_SEALS);
-    if ((uint64_t)st.st_size != size || seals < 0 || (seals & ALL_SEALS) != ALL_SEALS)
-        return -ENOTSUP;
-    int made = open_read_only(o);
-    if (made < 0 && errno != EMFILE && errno != ENFILE && errno != ENOMEM)
-        made = fcntl(o->fd, F_DUPFD_CLOEXEC, 3); /* no /proc: the seals alone must do */
-    if (made < 0)
-        return ms_os_error(errno);
-    *fd = made;
-    return 0;
-}
-
-#else
-
-int ms_export_create(struct os_object *o)
-{
-    (void)o;
-    return -ENOTSUP;
-}
-
-int ms_object_seal(const struct os_object *o, void *window, size_t len)
-{
-    (void)o;
-    (void)window;
-    (void)len;
-    return -ENOTSUP;
-}
-
-int ms_object_share(const struct os_object *o, uint64_t size, int *fd)
-{
-    (void)o;
-    (void)size;
-    (void)fd;
-    return -ENOTSUP;
-}
-
-#endif

@@ -1,5 +1,5 @@
 /* Files as objects, for both tables: unlinked temporary files, and the user's own, which are
- * opened or taken over by descriptor, copied out of and made durable. */
+ * opened or taken over by descriptor, and made durable. */
 #include "config.h"
 
 #include "os/internal.h"
@@ -10,68 +10,12 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
-#include <sys/resource.h>
 #include <sys/uio.h>
 #include <unistd.h>
 
-enum {
-    IOV_BATCH = 256, /* 4 KiB of stack; below every system's IOV_MAX */
-    COPY_BUFFER = 1 << 20
-};
+enum { IOV_BATCH = 256 }; /* 4 KiB of stack; below every system's IOV_MAX */
 
 /* ---- objects --------------------------------------------------------------------------------- */
-
-/* Below 3 a descriptor would be taken for standard input or output by whoever opens or inherits
- * those. */
-int ms_above_standard(int fd)
-{
-    if (fd > 2 || fd < 0)
-        return fd;
-    int moved = fcntl(fd, F_DUPFD_CLOEXEC, 3);
-    /* EINVAL: no descriptor above 2 is allowed at all */
-    int e = errno == EINVAL ? EMFILE : errno;
-    close(fd);
-    errno = e;
-    return moved;
-}
-
-int ms_object_adopt(int fd, const char *kind, struct os_object *o)
-{
-    fd = ms_above_standard(fd);
-    if (fd < 0)
-        return ms_os_error(errno);
-    struct stat st;
-    if (fstat(fd, &st) < 0) {
-        int r = ms_os_error(errno);
-        close(fd);
-        return r;
-    }
-    *o = (struct os_object){.fd = fd,
-                            .dev = (uint64_t)st.st_dev,
-                            .ino = (uint64_t)st.st_ino,
-                            .nameless = st.st_nlink == 0,
-                            .kind = kind};
-    return 0;
-}
-
-int ms_object_check(const struct os_object *o, struct stat *st)
-{
-    if (o->fd < 0 || fstat(o->fd, st) < 0)
-        return -EBADF;
-    if ((uint64_t)st->st_dev != o->dev || (uint64_t)st->st_ino != o->ino)
-        return -EBADF;
-    return o->nameless && st->st_nlink > 0 ? -EBADF : 0;
-}
-
-int ms_file_limit(uint64_t end)
-{
-    if (end > INT64_MAX)
-        return -EFBIG;
-    struct rlimit limit;
-    if (getrlimit(RLIMIT_FSIZE, &limit) < 0 || limit.rlim_cur == RLIM_INFINITY)
-        return 0;
-    return end > limit.rlim_cur ? -EFBIG : 0;
-}
 
 /* A file in dir that has no name, or loses it at once. */
 static int nameless_file(const char *dir)
@@ -229,16 +173,6 @@ int ms_object_read(const struct os_object *o, const struct os_iov *v, size_t n, 
     return 0;
 }
 
-void ms_object_close(struct os_object *o)
-{
-    int saved = errno;
-    struct stat st;
-    if (ms_object_check(o, &st) == 0)
-        close(o->fd);
-    o->fd = -1;
-    errno = saved;
-}
-
 int ms_seek_data(int fd, uint64_t offset, uint64_t limit, uint64_t *start, uint64_t *end)
 {
     if (offset >= limit)
@@ -260,6 +194,20 @@ int ms_seek_data(int fd, uint64_t offset, uint64_t limit, uint64_t *start, uint6
     *start = (uint64_t)data;
     *end = (uint64_t)hole;
     return 1;
+}
+
+/* A duplicated descriptor shares its file offset with the caller's, which is put back. */
+int ms_posix_data(const struct os_object *o, uint64_t offset, uint64_t limit, uint64_t *start,
+                  uint64_t *end)
+{
+    struct stat st;
+    int r = ms_object_check(o, &st);
+    if (r < 0)
+        return r;
+    off_t saved = lseek(o->fd, 0, SEEK_CUR);
+    r = ms_seek_data(o->fd, offset, limit, start, end);
+    lseek(o->fd, saved, SEEK_SET);
+    return r;
 }
 
 /* ---- the user's files ------------------------------------------------------------------------ */
@@ -392,131 +340,4 @@ int ms_flush(void *addr, size_t len, const struct os_object *o)
             return ms_os_error(errno);
     }
     return 0;
-}
-
-/* ---- copying --------------------------------------------------------------------------------- */
-
-struct copy {
-    const struct os *os;
-    const struct os_object *src, *dst;
-    /* where the copy starts in src and in dst; positions below are relative to these */
-    uint64_t from, to;
-    char *buffer;
-};
-
-static ssize_t read_some(const struct os_object *o, void *buffer, size_t len, uint64_t offset)
-{
-    ssize_t n;
-    do
-        n = pread(o->fd, buffer, len, (off_t)offset);
-    while (n < 0 && errno == EINTR);
-    return n;
-}
-
-static int copy_data(struct copy *c, uint64_t start, uint64_t end)
-{
-    while (start < end) {
-        size_t want = end - start < COPY_BUFFER ? (size_t)(end - start) : COPY_BUFFER;
-        ssize_t n = read_some(c->src, c->buffer, want, c->from + start);
-        if (n <= 0)
-            return n < 0 ? ms_os_error(errno) : -EIO;
-        struct os_iov v = {c->buffer, (size_t)n};
-        int r = c->os->object_write(c->dst, &v, 1, c->to + start);
-        if (r < 0)
-            return r;
-        start += (uint64_t)n;
-    }
-    return 0;
-}
-
-static int write_zeros(struct copy *c, uint64_t start, uint64_t end)
-{
-    memset(c->buffer, 0, COPY_BUFFER);
-    while (start < end) {
-        size_t n = end - start < COPY_BUFFER ? (size_t)(end - start) : COPY_BUFFER;
-        struct os_iov v = {c->buffer, n};
-        int r = c->os->object_write(c->dst, &v, 1, c->to + start);
-        if (r < 0)
-            return r;
-        start += n;
-    }
-    return 0;
-}
-
-/* What dst held there before must not show. */
-static int copy_hole(struct copy *c, uint64_t start, uint64_t end)
-{
-    struct stat st;
-    int r = ms_object_check(c->dst, &st);
-    if (r < 0)
-        return r;
-    uint64_t size = (uint64_t)st.st_size;
-    if (size < c->to + end) {
-        r = c->os->object_grow(c->dst, c->to + end);
-        if (r < 0)
-            return r;
-        if (size <= c->to + start)
-            return 0;
-    }
-    if (c->os->object_punch(c->dst, c->to + start, end - start) == 0)
-        return 0;
-    /* Not even a hole there may be the common case, which costs nothing but the question. */
-    uint64_t data, hole;
-    while (start < end &&
-           c->os->object_data(c->dst, c->to + start, c->to + end, &data, &hole) == 1) {
-        r = write_zeros(c, data - c->to, hole - c->to);
-        if (r < 0)
-            return r;
-        start = hole - c->to;
-    }
-    return 0;
-}
-
-/* The next stretch of src that is to be copied; an empty one at len if there is none. */
-static int next_data(struct copy *c, uint64_t at, uint64_t len, uint64_t *start, uint64_t *end)
-{
-    int r = c->os->object_data(c->src, c->from + at, c->from + len, start, end);
-    if (r < 0)
-        return r;
-    *start = r == 0 ? len : *start - c->from;
-    *end = r == 0 ? len : *end - c->from;
-    return 0;
-}
-
-static int copy_all(struct copy *c, uint64_t len)
-{
-    uint64_t at = 0;
-    while (at < len) {
-        uint64_t start, end;
-        int r = next_data(c, at, len, &start, &end);
-        if (r < 0)
-            return r;
-        if (start > at)
-            r = copy_hole(c, at, start);
-        if (r >= 0)
-            r = copy_data(c, start, end);
-        if (r < 0)
-            return r;
-        at = end;
-    }
-    return 0;
-}
-
-int ms_file_copy(const struct os *os, const struct os_object *src, uint64_t from,
-                 const struct os_object *dst, uint64_t to, uint64_t len)
-{
-    uint64_t size = 0;
-    int r = ms_file_size(src, &size);
-    if (r < 0 || len == 0)
-        return r;
-    struct copy c =
-        {.os = os, .src = src, .dst = dst, .from = from, .to = to, .buffer = malloc(COPY_BUFFER)};
-    if (!c.buffer)
-        return -ENOMEM;
-    r = copy_all(&c, len);
-    ms_free(c.buffer);
-    /* A file that ended early looks like a hole at its end. */
-    if (r == 0 && (ms_file_size(src, &size) < 0 || size < from + len))
-        return -EIO;
-    return r;
 }

@@ -1,13 +1,20 @@
-/* What the files of lib/os share with each other and show to nobody else.
+/* What the files of lib/os share with each other and show to nobody else. A file uses those
+ * above it:
  *
- *   posix.c    the os_posix table, and what it shares with os_linux: errors, memory, address space
- *   files.c    files as objects, for both tables
- *   saving.c   files that appear whole, sealed objects, for both tables
- *   linux.c    the os_linux table: what Linux does better
- *   pagemap.c  Linux: which pages may be private
- *   write_block.c     Linux: stopping the writers of a range
- *   track.c    Linux: noticing which pages are stored to
- *   lock.c     mutexes and the fork lock */
+ *   common.c         errors, memory, descriptors, limits
+ *   unsupported.c    the answers of a system that has no means for an operation
+ *   address_space.c  reserving, mapping, protecting
+ *   files.c          files as objects, and reading and writing objects
+ *   atomic_file.c    files that appear whole
+ *   madvise.c        Linux: advice about the address space
+ *   memfd.c          Linux: memfds, sealing, handing objects over
+ *   file_copy.c      copying between objects
+ *   pagemap.c        Linux: which pages may be private
+ *   write_block.c    Linux: stopping the writers of a range
+ *   track.c          Linux: noticing which pages are stored to
+ *   posix.c, linux.c the tables; table.c chooses one
+ *
+ * lock.c, mutexes and the fork lock, stands apart. */
 #ifndef MS_OS_INTERNAL_H
 #define MS_OS_INTERNAL_H
 
@@ -15,19 +22,58 @@
 
 #include <sys/stat.h>
 
-/* ---- posix.c --------------------------------------------------------------------------------- */
+/* ---- common.c -------------------------------------------------------------------------------- */
 
 /* An errno value as a negative one of the closed set; what has no place there is -EIO. */
 int ms_os_error(int e);
-/* The same for a call that changes mappings and has just failed: tells too many mappings
- * (-EMLINK) from too little memory. */
-int ms_map_error(void);
 
 size_t ms_page_size(void);
 void *ms_alloc(size_t size);
 void *ms_realloc(void *p, size_t size);
 void ms_free(void *p);
 
+/* fd, or if it is one of the standard three, a duplicate above them in its place. -1 (and errno)
+ * stays -1. */
+int ms_above_standard(int fd);
+/* Takes over fd: moves it above 2 and notes its identity. On failure fd is closed. */
+int ms_object_adopt(int fd, const char *kind, struct os_object *o);
+/* Another descriptor of what the object is, with a file offset of its own (that of a duplicate is
+ * the caller's too); -1 and errno: it cannot be had, or there is no /proc. */
+int ms_object_reopen(const struct os_object *o, int flags);
+/* -EBADF unless the descriptor still is the object's; *st is its state now. */
+int ms_object_check(const struct os_object *o, struct stat *st);
+void ms_object_close(struct os_object *o);
+
+/* -EFBIG if a file may not reach up to `end`: asking first is what keeps SIGXFSZ away. */
+int ms_file_limit(uint64_t end);
+/* The number that a file of the kernel's begins with; -1: cannot be read. */
+long long ms_number_in(const char *path);
+
+/* ---- unsupported.c --------------------------------------------------------------------------- */
+
+size_t ms_no_huge_pages(void);
+int ms_cannot_discard(void *addr, size_t len);
+size_t ms_no_bytes(const void *addr, size_t len);
+int ms_cannot_punch(const struct os_object *o, uint64_t offset, uint64_t len);
+bool ms_never_sealed(const struct os_object *o);
+int ms_cannot_export(struct os_object *o);
+int ms_cannot_seal(const struct os_object *o, void *window, size_t len);
+int ms_cannot_share(const struct os_object *o, uint64_t size, int *fd);
+int ms_no_candidates(enum os_source source, uintptr_t *cursor, uintptr_t end, struct os_range *v,
+                     size_t max);
+int ms_cannot_track(void *addr, size_t len);
+void ms_never_tracked(void *addr, size_t len);
+int ms_none_written(uintptr_t *cursor, uintptr_t end, struct os_range *v, size_t max);
+int ms_no_write_block(void *addr, size_t len, struct os_write_block *g);
+int ms_no_write_block_candidates(const struct os_write_block *g, uintptr_t *cursor, uintptr_t end,
+                                 struct os_range *v, size_t max);
+void ms_nothing_to_open(struct os_write_block *g);
+
+/* ---- address_space.c ------------------------------------------------------------------------- */
+
+/* ms_os_error() for a call that changes mappings and has just failed: tells too many mappings
+ * (-EMLINK) from too little memory. */
+int ms_map_error(void);
 int ms_reserve(void *at, size_t len, size_t align, void **out);
 int ms_map_new(const struct os_object *o, uint64_t offset, size_t len, size_t align,
                enum os_share how, void **out);
@@ -36,46 +82,38 @@ int ms_map_over(const struct os_object *o, uint64_t offset, void *addr, size_t l
 void ms_unmap(void *addr, size_t len);
 int ms_protect(void *addr, size_t len, int access);
 int ms_touch(void *addr, size_t len); /* populate by reading a byte of each page */
+int ms_posix_advise(void *addr, size_t len, enum os_advice advice);
 
 /* ---- files.c --------------------------------------------------------------------------------- */
 
-/* fd, or if it is one of the standard three, a duplicate above them in its place. -1 (and errno)
- * stays -1. */
-int ms_above_standard(int fd);
-/* Takes over fd: moves it above 2 and notes its identity. On failure fd is closed. */
-int ms_object_adopt(int fd, const char *kind, struct os_object *o);
-/* -EBADF unless the descriptor still is the object's; *st is its state now. */
-int ms_object_check(const struct os_object *o, struct stat *st);
-/* -EFBIG if a file may not reach up to `end`: asking first is what keeps SIGXFSZ away. */
-int ms_file_limit(uint64_t end);
 int ms_temporary_create(struct os_object *o);
 int ms_object_grow(const struct os_object *o, uint64_t size);
 int ms_object_commit(const struct os_object *o, uint64_t offset, uint64_t len);
 int ms_object_write(const struct os_object *o, const struct os_iov *v, size_t n, uint64_t offset);
 int ms_object_read(const struct os_object *o, const struct os_iov *v, size_t n, uint64_t offset);
-void ms_object_close(struct os_object *o);
 
 /* The next data of an open file in [offset, limit); moves the descriptor's file offset. */
 int ms_seek_data(int fd, uint64_t offset, uint64_t limit, uint64_t *start, uint64_t *end);
+int ms_posix_data(const struct os_object *o, uint64_t offset, uint64_t limit, uint64_t *start,
+                  uint64_t *end);
 
 int ms_file_open(const char *path, bool writable, struct os_object *o, uint64_t *size);
 int ms_file_dup(int fd, bool writable, struct os_object *o, uint64_t *size);
 int ms_file_size(const struct os_object *o, uint64_t *size);
 int ms_flush(void *addr, size_t len, const struct os_object *o);
-/* file_copy over a table's own way of finding holes and of making them. */
-int ms_file_copy(const struct os *os, const struct os_object *src, uint64_t from,
-                 const struct os_object *dst, uint64_t to, uint64_t len);
 
-/* ---- saving.c -------------------------------------------------------------------------------- */
+/* ---- atomic_file.c --------------------------------------------------------------------------- */
 
 int ms_save_open(const char *path, bool exclusive, struct os_saving *s);
 int ms_save_commit(struct os_saving *s, uint64_t size, bool sync);
 void ms_save_abandon(struct os_saving *s);
+
+/* ---- file_copy.c ----------------------------------------------------------------------------- */
+
 int ms_file_clone(const struct os_object *src, uint64_t from, const struct os_object *dst,
                   uint64_t to, uint64_t len);
-int ms_export_create(struct os_object *o);
-int ms_object_seal(const struct os_object *o, void *window, size_t len);
-int ms_object_share(const struct os_object *o, uint64_t size, int *fd);
+int ms_posix_copy(const struct os_object *src, uint64_t from, const struct os_object *dst,
+                  uint64_t to, uint64_t len);
 
 /* ---- live_files.c ---------------------------------------------------------------------------- */
 
@@ -85,7 +123,29 @@ bool ms_is_live_file(const struct stat *st);
 /* ---- Linux ----------------------------------------------------------------------------------- */
 
 #ifdef __linux__
+/* madvise.c */
+size_t ms_huge_size(void);
+int ms_linux_discard(void *addr, size_t len);
+int ms_linux_populate(void *addr, size_t len);
+int ms_linux_advise(void *addr, size_t len, enum os_advice advice);
+int ms_linux_collapse(void *addr, size_t len);
+
+/* memfd.c */
 int ms_linux_create(struct os_object *o);
+int ms_linux_commit(const struct os_object *o, uint64_t offset, uint64_t len);
+int ms_linux_punch(const struct os_object *o, uint64_t offset, uint64_t len);
+int ms_linux_data(const struct os_object *o, uint64_t offset, uint64_t limit, uint64_t *start,
+                  uint64_t *end);
+bool ms_file_sealed(const struct os_object *o);
+int ms_export_create(struct os_object *o);
+int ms_object_seal(const struct os_object *o, void *window, size_t len);
+int ms_object_share(const struct os_object *o, uint64_t size, int *fd);
+
+/* file_copy.c */
+int ms_linux_copy(const struct os_object *src, uint64_t from, const struct os_object *dst,
+                  uint64_t to, uint64_t len);
+
+/* pagemap.c */
 int ms_candidates(enum os_source source, uintptr_t *cursor, uintptr_t end, struct os_range *v,
                   size_t max);
 size_t ms_huge_bytes(const void *addr, size_t len);
@@ -105,9 +165,13 @@ enum pagemap_what {
 /* candidates by PAGEMAP_SCAN without the self-test. */
 int ms_pagemap_scan(uintptr_t *cursor, uintptr_t end, enum pagemap_what what, struct os_range *v,
                     size_t max);
+
+/* track.c */
 int ms_track(void *addr, size_t len);
 void ms_untrack(void *addr, size_t len);
 int ms_written(uintptr_t *cursor, uintptr_t end, struct os_range *v, size_t max);
+
+/* write_block.c */
 int ms_write_block_close(void *addr, size_t len, struct os_write_block *g);
 int ms_write_block_candidates(const struct os_write_block *g, uintptr_t *cursor, uintptr_t end,
                               struct os_range *v, size_t max);

@@ -1,0 +1,90 @@
+/* Linux: what it can be told about ranges of the address space, and what it makes of them. */
+#include "config.h"
+
+#include "os/internal.h"
+
+#include "base/annotate.h"
+
+#include <errno.h>
+#include <stdatomic.h>
+#include <sys/mman.h>
+
+/* Newer than the oldest headers this is to be compiled with. */
+#ifndef MADV_POPULATE_READ
+#define MADV_POPULATE_READ 22
+#endif
+#ifndef MADV_POPULATE_WRITE
+#define MADV_POPULATE_WRITE 23
+#endif
+#ifndef MADV_DONTNEED_LOCKED
+#define MADV_DONTNEED_LOCKED 24
+#endif
+#ifndef MADV_COLLAPSE
+#define MADV_COLLAPSE 25
+#endif
+
+/* Looked up once: the cache holds 0 before, then the size + 1. The exchange, not a plain store,
+ * is what the race detectors understand. */
+size_t ms_huge_size(void)
+{
+    static atomic_size_t cache;
+    size_t known = atomic_load_explicit(&cache, memory_order_relaxed);
+    if (known)
+        return known - 1;
+    long long n = ms_number_in("/sys/kernel/mm/transparent_hugepage/hpage_pmd_size");
+    size_t size = n < 0 ? 0 : (size_t)n;
+    atomic_compare_exchange_strong(&cache, &known, size + 1);
+    return size;
+}
+
+int ms_linux_discard(void *addr, size_t len)
+{
+    int r = madvise(addr, len, MADV_DONTNEED);
+    if (r < 0 && errno == EINVAL)
+        r = madvise(addr, len, MADV_DONTNEED_LOCKED); /* locked in memory */
+    if (r < 0)
+        return errno == EINVAL ? -ENOTSUP : ms_map_error();
+    MS_DEFINED(addr, len); /* memcheck does not know that the bytes are the object's again */
+    return 0;
+}
+
+int ms_linux_populate(void *addr, size_t len)
+{
+    int r;
+    do
+        r = madvise(addr, len, MADV_POPULATE_READ);
+    while (r < 0 && errno == EINTR);
+    if (r == 0)
+        return 0;
+    return errno == EINVAL ? ms_touch(addr, len) : ms_map_error();
+}
+
+int ms_linux_advise(void *addr, size_t len, enum os_advice advice)
+{
+    static const int calls[] = {
+        [OS_NODUMP] = MADV_DONTDUMP,
+        [OS_NOFORK] = MADV_DONTFORK,
+        [OS_FORK] = MADV_DOFORK,
+        [OS_HUGE] = MADV_HUGEPAGE,
+        [OS_WILL_WRITE] = MADV_POPULATE_WRITE,
+        /* says nothing new about memory objects, and mappings that differ in it are not merged */
+        [OS_BOUNDARY] = MADV_RANDOM,
+    };
+    if (madvise(addr, len, calls[advice]) == 0)
+        return 0;
+    return errno == EINVAL ? -ENOTSUP : ms_map_error();
+}
+
+int ms_linux_collapse(void *addr, size_t len)
+{
+    enum { ATTEMPTS = 3 }; /* EAGAIN: a page was busy for a moment */
+    int r = -1;
+    for (int i = 0; i < ATTEMPTS; i++) {
+        r = madvise(addr, len, MADV_COLLAPSE);
+        if (r == 0 || errno != EAGAIN)
+            break;
+    }
+    if (r == 0)
+        return 0;
+    return errno == ENOMEM ? -ENOMEM : -ENOTSUP;
+}
