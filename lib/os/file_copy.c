@@ -3,16 +3,14 @@
 #include "config.h"
 
 #include "os/internal.h"
+#ifdef __linux__
+#include "os/kernel.h"
+#endif
 
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
-
-#ifdef __linux__
-#include <linux/fs.h>
-#include <sys/ioctl.h>
-#endif
 
 enum { COPY_BUFFER = 1 << 20 };
 
@@ -30,7 +28,7 @@ int ms_file_clone(const struct os_object *src, uint64_t from, const struct os_ob
                                      .src_offset = from,
                                      .src_length = len,
                                      .dest_offset = to};
-    return ioctl(dst->fd, FICLONERANGE, &range) == 0 ? 0 : -ENOTSUP;
+    return MS_IOCTL(dst->fd, FICLONERANGE, &range) == 0 ? 0 : -ENOTSUP;
 #else
     (void)src;
     (void)from;

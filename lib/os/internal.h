@@ -14,7 +14,7 @@
  *   track.c          Linux: noticing which pages are stored to
  *   posix.c, linux.c the tables; table.c chooses one
  *
- * lock.c, mutexes and the fork lock, stands apart. */
+ * kernel.h: constants newer than old headers. lock.c, mutexes and the fork lock, stands apart. */
 #ifndef MS_OS_INTERNAL_H
 #define MS_OS_INTERNAL_H
 

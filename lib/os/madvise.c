@@ -2,26 +2,12 @@
 #include "config.h"
 
 #include "os/internal.h"
+#include "os/kernel.h"
 
 #include "base/annotate.h"
 
 #include <errno.h>
 #include <stdatomic.h>
-#include <sys/mman.h>
-
-/* Newer than the oldest headers this is to be compiled with. */
-#ifndef MADV_POPULATE_READ
-#define MADV_POPULATE_READ 22
-#endif
-#ifndef MADV_POPULATE_WRITE
-#define MADV_POPULATE_WRITE 23
-#endif
-#ifndef MADV_DONTNEED_LOCKED
-#define MADV_DONTNEED_LOCKED 24
-#endif
-#ifndef MADV_COLLAPSE
-#define MADV_COLLAPSE 25
-#endif
 
 /* Looked up once: the cache holds 0 before, then the size + 1. The exchange, not a plain store,
  * is what the race detectors understand. */

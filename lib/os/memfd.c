@@ -3,26 +3,15 @@
 #include "config.h"
 
 #include "os/internal.h"
+#include "os/kernel.h"
 
 #include "base/annotate.h"
 
 #include <errno.h>
-#include <fcntl.h>
-#include <linux/magic.h>
-#include <linux/memfd.h>
 #include <string.h>
-#include <sys/mman.h>
 #include <sys/statfs.h>
 #include <sys/syscall.h>
 #include <unistd.h>
-
-/* Newer than the oldest headers this is to be compiled with. */
-#ifndef MFD_NOEXEC_SEAL
-#define MFD_NOEXEC_SEAL 0x0008U
-#endif
-#ifndef HUGETLBFS_MAGIC
-#define HUGETLBFS_MAGIC 0x958458f6
-#endif
 
 /* ---- objects --------------------------------------------------------------------------------- */
 

@@ -14,36 +14,14 @@
 #include "config.h"
 
 #include "os/internal.h"
+#include "os/kernel.h"
 
 #include <errno.h>
 #include <fcntl.h>
 #include <pthread.h>
 #include <stdatomic.h>
 #include <string.h>
-#include <sys/ioctl.h>
-#include <sys/mman.h>
 #include <unistd.h>
-
-#include <linux/fs.h>
-#include <linux/types.h>
-
-#ifndef PAGEMAP_SCAN /* Linux 6.7 */
-struct page_region {
-    __u64 start, end, categories;
-};
-struct pm_scan_arg {
-    __u64 size, flags, start, end, walk_end, vec, vec_len, max_pages;
-    __u64 category_inverted, category_mask, category_anyof_mask, return_mask;
-};
-#define PAGEMAP_SCAN _IOWR('f', 16, struct pm_scan_arg)
-#define PM_SCAN_WP_MATCHING (1 << 0)
-#define PM_SCAN_CHECK_WPASYNC (1 << 1)
-#define PAGE_IS_WRITTEN (1 << 1)
-#define PAGE_IS_FILE (1 << 2)
-#define PAGE_IS_PRESENT (1 << 3)
-#define PAGE_IS_SWAPPED (1 << 4)
-#define PAGE_IS_HUGE (1 << 6)
-#endif
 
 /* The kernel works in blocks of 512 regions and reports some twice when more are asked for. The
  * first call asks for fewer: room that is not needed costs more than the call itself. */
@@ -110,7 +88,7 @@ static int scan_call(struct pm_scan_arg *arg)
     int fd = get_pagemap(false), n = -1;
     for (int attempt = 0; fd >= 0 && attempt < 2; attempt++) {
         do
-            n = ioctl(fd, PAGEMAP_SCAN, arg);
+            n = MS_IOCTL(fd, PAGEMAP_SCAN, arg);
         while (n < 0 && errno == EINTR);
         if (n >= 0)
             return n;

@@ -12,6 +12,7 @@
 #include "config.h"
 
 #include "os/internal.h"
+#include "os/kernel.h"
 
 #include "base/annotate.h"
 
@@ -19,21 +20,10 @@
 
 #ifdef HAVE_LINUX_USERFAULTFD_H
 
-#include <fcntl.h>
-#include <linux/userfaultfd.h>
 #include <pthread.h>
 #include <stdatomic.h>
-#include <sys/ioctl.h>
 #include <sys/syscall.h>
 #include <unistd.h>
-
-/* Newer than the oldest headers this is to be compiled with. */
-#ifndef UFFD_USER_MODE_ONLY
-#define UFFD_USER_MODE_ONLY 1
-#endif
-#ifndef UFFD_FEATURE_WP_ASYNC
-#define UFFD_FEATURE_WP_ASYNC (1 << 15)
-#endif
 
 #if defined UFFDIO_WRITEPROTECT && defined SYS_userfaultfd
 #define HAVE_TRACK 1
@@ -57,7 +47,7 @@ static int open_tracker(void)
         return errno == EMFILE || errno == ENFILE || errno == ENOMEM ? ms_os_error(errno)
                                                                      : -ENOTSUP;
     struct uffdio_api api = {.api = UFFD_API, .features = UFFD_FEATURE_WP_ASYNC};
-    if (ioctl(fd, UFFDIO_API, &api) < 0) {
+    if (MS_IOCTL(fd, UFFDIO_API, &api) < 0) {
         close(fd);
         return -ENOTSUP;
     }
@@ -83,7 +73,7 @@ static int register_range(int fd, void *addr, size_t len)
 {
     struct uffdio_register arg = {.range = {.start = (uintptr_t)addr, .len = len},
                                   .mode = UFFDIO_REGISTER_MODE_WP};
-    if (ioctl(fd, UFFDIO_REGISTER, &arg) == 0)
+    if (MS_IOCTL(fd, UFFDIO_REGISTER, &arg) == 0)
         return 0;
     return errno == ENOMEM ? ms_map_error() : -ENOTSUP;
 }
@@ -112,7 +102,7 @@ void ms_untrack(void *addr, size_t len)
     int saved = errno, fd = get_tracker(false);
     struct uffdio_range range = {.start = (uintptr_t)addr, .len = len};
     if (fd >= 0)
-        ioctl(fd, UFFDIO_UNREGISTER, &range);
+        MS_IOCTL(fd, UFFDIO_UNREGISTER, &range);
     errno = saved;
 }
 

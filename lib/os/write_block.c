@@ -10,30 +10,17 @@
 #include "config.h"
 
 #include "os/internal.h"
+#include "os/kernel.h"
 
 #include <errno.h>
 
 #ifdef HAVE_LINUX_USERFAULTFD_H
 
-#include <fcntl.h>
-#include <linux/userfaultfd.h>
 #include <pthread.h>
 #include <signal.h>
-#include <sys/ioctl.h>
 #include <sys/syscall.h>
 #include <sys/sysinfo.h>
 #include <unistd.h>
-
-/* Newer than the oldest headers this is to be compiled with. */
-#ifndef UFFD_USER_MODE_ONLY
-#define UFFD_USER_MODE_ONLY 1
-#endif
-#ifndef UFFD_FEATURE_WP_HUGETLBFS_SHMEM
-#define UFFD_FEATURE_WP_HUGETLBFS_SHMEM (1 << 12)
-#endif
-#ifndef UFFD_FEATURE_WP_UNPOPULATED
-#define UFFD_FEATURE_WP_UNPOPULATED (1 << 13)
-#endif
 
 #if defined UFFDIO_WRITEPROTECT && defined SYS_userfaultfd
 #define HAVE_GATE 1
@@ -170,7 +157,7 @@ static int open_write_block(void)
         .features = UFFD_FEATURE_PAGEFAULT_FLAG_WP | UFFD_FEATURE_WP_HUGETLBFS_SHMEM |
                     UFFD_FEATURE_WP_UNPOPULATED,
     };
-    if (ioctl(fd, UFFDIO_API, &api) == 0)
+    if (MS_IOCTL(fd, UFFDIO_API, &api) == 0)
         return fd;
     close(fd);
     return -1;
@@ -182,7 +169,7 @@ static int register_range(const struct os_write_block *g)
         .range = {.start = g->start, .len = g->end - g->start},
         .mode = UFFDIO_REGISTER_MODE_WP,
     };
-    if (ioctl(g->fd, UFFDIO_REGISTER, &arg) == 0)
+    if (MS_IOCTL(g->fd, UFFDIO_REGISTER, &arg) == 0)
         return 0;
     /* Files on disk cannot be protected, nor what a descriptor of the caller's is registered
      * for. */
@@ -195,7 +182,7 @@ static int write_protect(const struct os_write_block *g)
         .range = {.start = g->start, .len = g->end - g->start},
         .mode = UFFDIO_WRITEPROTECT_MODE_WP,
     };
-    while (ioctl(g->fd, UFFDIO_WRITEPROTECT, &arg) < 0) {
+    while (MS_IOCTL(g->fd, UFFDIO_WRITEPROTECT, &arg) < 0) {
         if (errno != EAGAIN && errno != EINTR)
             return errno == ENOMEM ? -ENOMEM : -ENOTSUP;
     }
@@ -206,7 +193,7 @@ static int write_protect(const struct os_write_block *g)
 static void unregister_range(const struct os_write_block *g)
 {
     struct uffdio_range range = {.start = g->start, .len = g->end - g->start};
-    ioctl(g->fd, UFFDIO_UNREGISTER, &range);
+    MS_IOCTL(g->fd, UFFDIO_UNREGISTER, &range);
 }
 
 static struct closed *new_closed(size_t len)

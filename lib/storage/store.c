@@ -20,7 +20,7 @@ int ms_family_usage_new(struct family_usage **out)
         return -ENOMEM;
     ms_ref_init(&c->refs);
     atomic_init(&c->pages, 0);
-    atomic_init(&c->freed, false);
+    atomic_init(&c->freed, 0);
     *out = c;
     return 0;
 }
@@ -40,14 +40,14 @@ size_t ms_family_usage_stores(const struct family_usage *c)
 bool ms_family_usage_test_and_clear_freed(struct family_usage *c)
 {
     return atomic_load_explicit(&c->freed, memory_order_relaxed) &&
-           atomic_exchange_explicit(&c->freed, false, memory_order_relaxed);
+           atomic_exchange_explicit(&c->freed, 0, memory_order_relaxed);
 }
 
 /* An exchange, not a plain store, is what the race detectors understand. */
 static void family_give_back(struct family_usage *c, size_t pages)
 {
     atomic_fetch_sub_explicit(&c->pages, pages, memory_order_relaxed);
-    atomic_exchange_explicit(&c->freed, true, memory_order_relaxed);
+    atomic_exchange_explicit(&c->freed, 1, memory_order_relaxed);
 }
 
 int ms_store_new(enum store_kind kind, struct family_usage *family, struct store **out)

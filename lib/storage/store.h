@@ -39,7 +39,8 @@ struct segment {
 struct family_usage {
     refcount refs;
     atomic_size_t pages;
-    atomic_bool freed; /* pages were, since ms_family_usage_test_and_clear_freed() */
+    atomic_uint freed; /* 1: pages were, since ms_family_usage_test_and_clear_freed(); an atomic
+                        * byte would need libatomic on some machines */
 };
 
 struct store {

@@ -1,11 +1,12 @@
 #!/bin/sh
-# The library on machines of the other byte order and of larger pages, which are emulated: a
-# big-endian one (s390x, by qemu's user mode: seconds), and one with pages of 64 KiB (ppc64el, a
-# whole emulated machine with a kernel: a minute). On each runs what tests/tools/cross.c checks; the
-# corpus of tests/random/data is loaded; files that are made there are compared with those made
-# here, and each side loads the other's.
+# The library on machines and C libraries other than this one's: musl, words of 32 bits (i686),
+# another processor (riscv64) and a big-endian one (s390x), emulated by qemu's user mode where this
+# one cannot run them: seconds; and one with pages of 64 KiB (ppc64el, a whole emulated machine with
+# a kernel: a minute). On each runs what tests/tools/cross.c checks; the corpus of tests/random/data
+# is loaded; files that are made there are compared with those made here, and each side loads the
+# other's.
 #
-#   cross.sh [s390x] [ppc64el]      default: both
+#   cross.sh [musl] [i686] [riscv64] [s390x] [ppc64el]      default: all
 #
 # srcdir: the sources; default: the current directory. Works in cross/ of the current directory.
 # PPC64_KERNEL: a kernel with pages of 64 KiB; default: the distribution's, fetched and unpacked in
@@ -71,24 +72,51 @@ compare()
     echo "    the same, byte for byte, as made here: $(grep -cxFf native/sums "$name/sums") of $(grep -c '^SUM' native/sums) files"
 }
 
-# ---- the other byte order ----------------------------------------------------------------------------
+# ---- other processors and C libraries ----------------------------------------------------------------
 
-big_endian()
+# machine NAME RUN COMPILER [CONFIGURE-ARGUMENT...]: RUN is what runs its programs; "": this machine does
+machine()
 {
-    have s390x-linux-gnu-gcc || { skip s390x "no cross compiler (gcc-s390x-linux-gnu, libc6-dev-s390x-cross)"; return; }
-    have qemu-s390x || { skip s390x "no qemu-s390x (qemu-user)"; return; }
-    build s390x s390x-linux-gnu-gcc --host=s390x-linux-gnu || return
+    name=$1 run=$2
+    shift 2
+    build "$name" "$@" || return
     ran=$((ran + 1))
-    rm -rf s390x/made
-    mkdir s390x/made
+    rm -rf "$name/made"
+    mkdir "$name/made"
     begun=$(date +%s)
-    for step in about api "corpus $src/tests/random/data" "load $top/native/made" "load $top/s390x/made"; do
-        test "$step" != "load $top/s390x/made" || timeout 60 qemu-s390x s390x/cross make "$top/s390x/made" >s390x/sums
-        timeout 300 qemu-s390x s390x/cross $step || { fail s390x "cross $step"; return; }
+    for step in about api "corpus $src/tests/random/data" "load $top/native/made" "load $top/$name/made"; do
+        test "$step" != "load $top/$name/made" || timeout 60 $run "$name/cross" make "$top/$name/made" >"$name/sums"
+        timeout 300 $run "$name/cross" $step || { fail "$name" "cross $step"; return; }
     done
-    native/cross load "$top/s390x/made" || fail s390x "a file made there cannot be loaded here"
-    compare s390x base.image 1.delta 2.delta 3.delta all.delta flat.delta
+    native/cross load "$top/$name/made" || fail "$name" "a file made there cannot be loaded here"
+    compare "$name" base.image 1.delta 2.delta 3.delta all.delta flat.delta
     echo "    $(($(date +%s) - begun)) s"
+}
+
+# emulated NAME TRIPLET: a processor of another kind
+emulated()
+{
+    have "$2-gcc" || { skip "$1" "no $2-gcc (gcc-$2, and its C library)"; return; }
+    have "qemu-$1" || { skip "$1" "no qemu-$1 (qemu-user)"; return; }
+    machine "$1" "qemu-$1" "$2-gcc" --host="$2"
+}
+
+# Words of 32 bits; most machines that can build this can run it too.
+small_words()
+{
+    have i686-linux-gnu-gcc || { skip i686 "no i686-linux-gnu-gcc (gcc-i686-linux-gnu, libc6-dev-i386-cross)"; return; }
+    case $(uname -m) in
+    x86_64 | i?86) run= ;;
+    *) have qemu-i386 || { skip i686 "no qemu-i386 (qemu-user)"; return; }; run=qemu-i386 ;;
+    esac
+    machine i686 "$run" i686-linux-gnu-gcc --host=i686-linux-gnu
+}
+
+# The kernel's headers are the system's.
+other_libc()
+{
+    have musl-gcc || { skip musl "no musl-gcc (musl-tools)"; return; }
+    machine musl "" "musl-gcc -idirafter /usr/include -idirafter /usr/include/$("$CC" -print-multiarch)"
 }
 
 # ---- larger pages ----------------------------------------------------------------------------------------
@@ -158,13 +186,16 @@ large_pages()
     echo "    $(($(date +%s) - begun)) s"
 }
 
-test $# -gt 0 || set -- s390x ppc64el
+test $# -gt 0 || set -- musl i686 riscv64 s390x ppc64el
 native
-for machine in "$@"; do
-    case $machine in
-    s390x) big_endian ;;
+for target; do
+    case $target in
+    musl) other_libc ;;
+    i686) small_words ;;
+    riscv64) emulated riscv64 riscv64-linux-gnu ;;
+    s390x) emulated s390x s390x-linux-gnu ;;
     ppc64el) large_pages ;;
-    *) echo "usage: cross.sh [s390x] [ppc64el]" >&2; exit 2 ;;
+    *) echo "usage: cross.sh [musl] [i686] [riscv64] [s390x] [ppc64el]" >&2; exit 2 ;;
     esac
 done
 echo "$ran machines tried, $failed failures"
