@@ -33,6 +33,71 @@ static bool can_adopt(const struct os_object *file, uint64_t size, size_t pages,
            has_zero_tail(file, size, pages);
 }
 
+/* ---- sparse files, where a chunk has no holes ------------------------------------------------ */
+
+/* Adds the pages that hold the file's bytes [start, end). */
+static int add_data(struct image_edit *edit, const struct os_object *file, uint64_t start,
+                    uint64_t end, struct pool *pool)
+{
+    struct reclaim reclaim = {0};
+    struct chunk *c;
+    size_t ps = ms_os->page_size(), first = (size_t)(start / ps);
+    size_t pages = (size_t)((end - first * ps + ps - 1) / ps);
+    int e = ms_pool_allocate(pool, pages, false, &c);
+    if (e < 0)
+        return e;
+    e = ms_chunk_fill_part(c, file, (uint64_t)first * ps, (size_t)(end - first * ps));
+    struct run r = {first, pages, c, 0};
+    if (e == 0)
+        e = ms_image_edit_set(edit, &r);
+    ms_chunk_unref(c, &reclaim);
+    ms_reclaim_flush(&reclaim);
+    return e;
+}
+
+/* The end of the file's bytes that go into one chunk with those that end at `end`: holes of less
+ * than a page are none. */
+static uint64_t join_data(const struct os_object *file, uint64_t end, uint64_t size)
+{
+    uint64_t ps = ms_os->page_size(), start, next;
+    while (end < size && end % ps != 0 && ms_os->object_data(file, end, size, &start, &next) == 1 &&
+           start / ps == end / ps)
+        end = next;
+    return end;
+}
+
+/* Holes are zero pages, which take no memory. */
+static int sparse_image(const struct os_object *file, uint64_t size, size_t pages,
+                        struct pool *pool, struct image **out)
+{
+    struct image_edit edit;
+    struct image *zero;
+    uint64_t at = 0, start, end;
+    int e = ms_image_zero(pages, &zero);
+    if (e == 0) {
+        e = ms_image_edit_begin(&edit, zero);
+        ms_image_unref(zero);
+    }
+    if (e < 0)
+        return e;
+    while (at < size && (e = ms_os->object_data(file, at, size, &start, &end)) == 1) {
+        at = join_data(file, end, size);
+        e = add_data(&edit, file, start, at, pool);
+        if (e < 0)
+            break;
+    }
+    if (e < 0)
+        ms_image_edit_abandon(&edit);
+    else
+        *out = ms_image_edit_finish(&edit);
+    return e < 0 ? e : 0;
+}
+
+/* ---- images of files ------------------------------------------------------------------------- */
+
+/* chunk_of_file(): use sparse_image(). */
+#define SPARSE 1
+
 static int chunk_of_file(struct os_object *file, uint64_t size, size_t pages, unsigned flags,
                          struct pool *pool, struct chunk **out)
 {
@@ -47,8 +112,11 @@ static int chunk_of_file(struct os_object *file, uint64_t size, size_t pages, un
     e = ms_pool_allocate(pool, pages, false, out);
     if (e < 0)
         return e;
-    e = ms_chunk_fill_from(*out, file, size, flags);
-    if (e < 0)
+    if (!(flags & MEMSNAP_HUGE_REQUIRE) && ms_chunk_fills_holes(*out, file, size))
+        e = SPARSE;
+    else
+        e = ms_chunk_fill_from(*out, file, size, flags);
+    if (e != 0)
         ms_chunk_unref(*out, &reclaim);
     ms_reclaim_flush(&reclaim);
     return e;
@@ -60,6 +128,8 @@ static int image_of_file(struct os_object *file, uint64_t size, size_t pages, un
     struct reclaim reclaim = {0};
     struct chunk *c;
     int e = chunk_of_file(file, size, pages, flags, pool, &c);
+    if (e == SPARSE)
+        return sparse_image(file, size, pages, pool, out);
     if (e < 0)
         return e;
     e = ms_image_of_chunk(c, pages, out);

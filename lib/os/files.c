@@ -64,6 +64,23 @@ int ms_object_grow(const struct os_object *o, uint64_t size)
     return 0;
 }
 
+/* So much may be taken before it is needed. */
+enum { MAX_COMMIT = 16 << 20 };
+
+/* Bytes of [offset, end) that are holes; no more than a bit above MAX_COMMIT are counted. The
+ * object is ours, and so is its file offset. */
+static uint64_t bytes_of_holes(const struct os_object *o, uint64_t offset, uint64_t end)
+{
+    uint64_t holes = 0, start, next;
+    while (offset < end && holes <= MAX_COMMIT) {
+        if (ms_seek_data(o->fd, offset, end, &start, &next) != 1)
+            start = next = end;
+        holes += start - offset;
+        offset = next;
+    }
+    return holes;
+}
+
 int ms_object_commit(const struct os_object *o, uint64_t offset, uint64_t len)
 {
     struct stat st;
@@ -75,6 +92,8 @@ int ms_object_commit(const struct os_object *o, uint64_t offset, uint64_t len)
     r = ms_file_limit(offset + len);
     if (r < 0)
         return r;
+    if (bytes_of_holes(o, offset, offset + len) > MAX_COMMIT)
+        return -ENOTSUP;
     int e;
     do
         e = posix_fallocate(o->fd, (off_t)offset, (off_t)len);

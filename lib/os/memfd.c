@@ -8,20 +8,58 @@
 #include "base/annotate.h"
 
 #include <errno.h>
+#include <stdatomic.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <sys/statfs.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
-/* ---- objects --------------------------------------------------------------------------------- */
+/* ---- is memory promised in advance? ---------------------------------------------------------- */
 
-/* Mode 2 charges the pages of a memfd as they are touched, and a store that finds no credit
- * raises SIGBUS. Without an answer that is assumed. */
-static bool memory_is_accounted(void)
+enum answer { NOT_ASKED, NO, YES };
+
+/* Where the mode cannot be read it is tried: in mode 2 no process gets a mapping that is larger
+ * than what there is to promise. One that fails for other reasons (RLIMIT_AS, RLIMIT_DATA) tells
+ * nothing, and then memory is taken to come on demand, as it does nearly everywhere: the other
+ * assumption would take the memory of whole images that may never be written. */
+static enum answer ask_accounting(void)
 {
     long long mode = ms_number_in("/proc/sys/vm/overcommit_memory");
-    return mode < 0 || mode == 2;
+    if (mode >= 0)
+        return mode == 2 ? YES : NO;
+#if UINTPTR_MAX > UINT32_MAX
+    size_t len = (size_t)1 << 45;
+    int flags = MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE;
+    void *p = mmap(NULL, len, PROT_NONE, flags, -1, 0);
+    if (p == MAP_FAILED)
+        return NO;
+    bool refused = mprotect(p, len, PROT_READ | PROT_WRITE) < 0 && errno == ENOMEM;
+    munmap(p, len);
+    struct rlimit limit;
+    bool limited = getrlimit(RLIMIT_DATA, &limit) < 0 || limit.rlim_cur != RLIM_INFINITY;
+    return refused && !limited ? YES : NO;
+#else
+    return NO;
+#endif
 }
+
+/* Mode 2 charges the pages of a memfd as they are touched, and a store that finds no credit
+ * raises SIGBUS. Asked once: it was more than half of what a first mutable view takes. */
+static bool memory_is_accounted(void)
+{
+    static atomic_int cache;
+    int known = atomic_load_explicit(&cache, memory_order_relaxed);
+    if (known == NOT_ASKED) {
+        int expected = NOT_ASKED;
+        known = (int)ask_accounting();
+        /* An exchange, not a plain store, is what the race detectors understand. */
+        atomic_compare_exchange_strong(&cache, &expected, known);
+    }
+    return known == YES;
+}
+
+/* ---- objects --------------------------------------------------------------------------------- */
 
 static int memfd(void)
 {

@@ -118,8 +118,9 @@ struct os {
     /* Extends with zeros; -EFBIG beyond RLIMIT_FSIZE. Not while another thread may be writing
      * behind `size`. */
     int (*object_grow)(const struct os_object *o, uint64_t size);
-    /* Guarantees that stores through a mapping of the range find space (no SIGBUS on a full file
-     * system). */
+    /* Guarantees that stores through a mapping of the range, and loads from its holes, find space
+     * (no SIGBUS on a full file system). -ENOTSUP: only by taking more memory now than a few MiB,
+     * which nobody may ever need. */
     int (*object_commit)(const struct os_object *o, uint64_t offset, uint64_t len);
     /* all or an error */
     int (*object_write)(const struct os_object *o, const struct os_iov *v, size_t n,

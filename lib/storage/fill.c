@@ -115,13 +115,13 @@ int ms_chunk_fill(struct chunk *c, const void *data, size_t size, unsigned flags
     return e < 0 || !data ? e : write_all(c, (const char *)data + done, size - done, done);
 }
 
-static int fill_heap_from(struct chunk *c, const struct os_object *file, uint64_t size)
+static int fill_heap_from(struct chunk *c, const struct os_object *file, uint64_t from, size_t len)
 {
     union {
         const char *in;
         char *out;
     } p = {c->window};
-    return ms_os->object_read(file, &(struct os_iov){p.out, (size_t)size}, 1, 0);
+    return ms_os->object_read(file, &(struct os_iov){p.out, len}, 1, from);
 }
 
 /* The file may have become shorter meanwhile: what was read past its end is nobody's data. */
@@ -146,13 +146,29 @@ int ms_chunk_fill_from(struct chunk *c, const struct os_object *file, uint64_t s
     if (!(flags & MEMSNAP_HUGE_REQUIRE) && has_holes(file, size))
         flags |= MEMSNAP_HUGE_NEVER; /* huge pages would fill the holes */
     if (c->store->kind == STORE_HEAP) {
-        e = fill_heap_from(c, file, size);
+        e = fill_heap_from(c, file, 0, (size_t)size);
     } else if ((e = try_huge(c, NULL, file, (size_t)size, flags, &done)) == 0) {
         e = ms_os->file_copy(file, done, o, c->offset + done, size - done);
         if (e == 0) /* where a look at a hole takes a page, and may find none */
             e = ms_os->object_commit(o, c->offset + done, size - done);
     }
     return e < 0 ? e : check_length(file, size);
+}
+
+int ms_chunk_fill_part(struct chunk *c, const struct os_object *file, uint64_t from, size_t len)
+{
+    const struct os_object *o = &c->store->object;
+    int e = c->store->kind == STORE_HEAP ? fill_heap_from(c, file, from, len)
+                                         : ms_os->file_copy(file, from, o, c->offset, len);
+    return e < 0 ? e : check_length(file, from + len);
+}
+
+bool ms_chunk_fills_holes(const struct chunk *c, const struct os_object *file, uint64_t size)
+{
+    if (!has_holes(file, size))
+        return false;
+    return c->store->kind == STORE_HEAP ||
+           ms_os->object_commit(&c->store->object, c->offset, size) == -ENOTSUP;
 }
 
 /* Not by setting the object's length: by then another thread of the family may have written

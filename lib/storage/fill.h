@@ -11,6 +11,10 @@ int ms_chunk_fill(struct chunk *c, const void *data, size_t size, unsigned flags
 /* The same from a file of so many bytes; -EIO if it ends early. */
 int ms_chunk_fill_from(struct chunk *c, const struct os_object *file, uint64_t size,
                        unsigned flags);
+/* Fills a new chunk, small pages only, with the file's bytes [from, from + len). */
+int ms_chunk_fill_part(struct chunk *c, const struct os_object *file, uint64_t from, size_t len);
+/* True if the chunk would take memory for what are holes in the file. */
+bool ms_chunk_fills_holes(const struct chunk *c, const struct os_object *file, uint64_t size);
 /* Makes stores through a shared mapping of the chunk possible: the object extends over it and
  * the space is there. */
 int ms_chunk_prepare_shared(struct chunk *c);
