@@ -7,8 +7,6 @@
 #include "memsnap.h"
 
 #include <errno.h>
-#include <fcntl.h>
-#include <stdlib.h>
 #include <sys/mman.h>
 #include <sys/resource.h>
 #ifdef MS_TSAN
@@ -31,16 +29,10 @@ static bool address_space_full(size_t len)
     struct rlimit limit;
     if (getrlimit(RLIMIT_AS, &limit) < 0 || limit.rlim_cur == RLIM_INFINITY)
         return false;
-    int fd = open("/proc/self/statm", O_RDONLY | O_CLOEXEC);
-    if (fd < 0)
+    long long used = ms_number_in("/proc/self/statm");
+    if (used < 0)
         return true; /* cannot tell: the limit that is set is the likelier wall */
-    char text[64] = "";
-    ssize_t n = read(fd, text, sizeof text - 1);
-    close(fd);
-    if (n <= 0)
-        return true;
-    unsigned long long used = strtoull(text, NULL, 10) * ms_page_size();
-    return used + len > limit.rlim_cur;
+    return (uint64_t)used * ms_page_size() + len > limit.rlim_cur;
 }
 
 /* Does what a mapping call may need at the most: one more mapping, and two splits of it. None of

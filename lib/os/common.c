@@ -172,17 +172,25 @@ int ms_file_limit(uint64_t end)
     return end > limit.rlim_cur ? -EFBIG : 0;
 }
 
+bool ms_text_in(const char *path, char *text, size_t size)
+{
+    int fd = ms_above_standard(open(path, O_RDONLY | O_CLOEXEC));
+    if (fd < 0)
+        return false;
+    ssize_t n;
+    do
+        n = read(fd, text, size - 1);
+    while (n < 0 && errno == EINTR);
+    close(fd);
+    text[n > 0 ? n : 0] = 0;
+    return n > 0;
+}
+
 long long ms_number_in(const char *path)
 {
-    int fd = open(path, O_RDONLY | O_CLOEXEC);
-    if (fd < 0)
+    char text[32], *end;
+    if (!ms_text_in(path, text, sizeof text))
         return -1;
-    char text[32] = "";
-    ssize_t n = read(fd, text, sizeof text - 1);
-    close(fd);
-    if (n <= 0)
-        return -1;
-    char *end;
     long long value = strtoll(text, &end, 10);
     return end == text ? -1 : value;
 }

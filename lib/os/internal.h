@@ -46,12 +46,15 @@ void ms_object_close(struct os_object *o);
 
 /* -EFBIG if a file may not reach up to `end`: asking first is what keeps SIGXFSZ away. */
 int ms_file_limit(uint64_t end);
+/* The beginning of a file of the kernel's, as a string; false: cannot be read. */
+bool ms_text_in(const char *path, char *text, size_t size);
 /* The number that a file of the kernel's begins with; -1: cannot be read. */
 long long ms_number_in(const char *path);
 
 /* ---- unsupported.c --------------------------------------------------------------------------- */
 
 size_t ms_no_huge_pages(void);
+uint64_t ms_unknown_memory(void);
 int ms_cannot_discard(void *addr, size_t len);
 size_t ms_no_bytes(const void *addr, size_t len);
 int ms_cannot_punch(const struct os_object *o, uint64_t offset, uint64_t len);
@@ -125,6 +128,7 @@ bool ms_is_live_file(const struct stat *st);
 #ifdef __linux__
 /* madvise.c */
 size_t ms_huge_size(void);
+uint64_t ms_memory_left(void);
 int ms_linux_discard(void *addr, size_t len);
 int ms_linux_populate(void *addr, size_t len);
 int ms_linux_advise(void *addr, size_t len, enum os_advice advice);

@@ -12,6 +12,7 @@ const struct os os_linux = {
     .alloc = ms_alloc,
     .realloc = ms_realloc,
     .free = ms_free,
+    .memory_left = ms_memory_left,
     .reserve = ms_reserve,
     .map_new = ms_map_new,
     .map_over = ms_map_over,

@@ -8,6 +8,11 @@
 
 #include <errno.h>
 #include <stdatomic.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/sysinfo.h>
+
+/* ---- what there is --------------------------------------------------------------------------- */
 
 /* Looked up once: the cache holds 0 before, then the size + 1. The exchange, not a plain store,
  * is what the race detectors understand. */
@@ -22,6 +27,29 @@ size_t ms_huge_size(void)
     atomic_compare_exchange_strong(&cache, &known, size + 1);
     return size;
 }
+
+/* Bytes in a line of /proc/meminfo, or 0. */
+static uint64_t line_of(const char *text, const char *name)
+{
+    const char *line = strstr(text, name);
+    return line ? (uint64_t)strtoull(line + strlen(name), NULL, 10) * 1024 : 0;
+}
+
+uint64_t ms_memory_left(void)
+{
+    char text[1024]; /* these two are among its first lines */
+    if (ms_text_in("/proc/meminfo", text, sizeof text)) {
+        uint64_t available = line_of(text, "\nMemAvailable:");
+        if (available)
+            return available + line_of(text, "\nSwapFree:");
+    }
+    struct sysinfo info; /* no /proc: at least not more than there is */
+    if (sysinfo(&info) < 0)
+        return UINT64_MAX;
+    return ((uint64_t)info.totalram + info.totalswap) * info.mem_unit;
+}
+
+/* ---- advice ---------------------------------------------------------------------------------- */
 
 int ms_linux_discard(void *addr, size_t len)
 {

@@ -87,6 +87,10 @@ struct os {
     void *(*realloc)(void *p, size_t size); /* new bytes undefined */
     void (*free)(void *p);                  /* NULL allowed; keeps errno */
 
+    /* Bytes of memory that could be had now: what asks for more is refused before it begins.
+     * UINT64_MAX where unknown. */
+    uint64_t (*memory_left)(void);
+
     /* -- address space. -EMLINK: the process has too many mappings; -ENOMEM: anything else -- */
     /* Private zero pages at a multiple of align (a power of two, >= page_size), or, where at is
      * not NULL, exactly at `at` (-EEXIST if anything is mapped there). */

@@ -11,6 +11,7 @@ const struct os os_posix = {
     .alloc = ms_alloc,
     .realloc = ms_realloc,
     .free = ms_free,
+    .memory_left = ms_unknown_memory,
     .reserve = ms_reserve,
     .map_new = ms_map_new,
     .map_over = ms_map_over,

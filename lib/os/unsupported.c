@@ -10,6 +10,11 @@ size_t ms_no_huge_pages(void)
     return 0;
 }
 
+uint64_t ms_unknown_memory(void)
+{
+    return UINT64_MAX;
+}
+
 int ms_cannot_discard(void *addr, size_t len)
 {
     (void)addr;

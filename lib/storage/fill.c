@@ -98,9 +98,30 @@ static int try_huge(struct chunk *c, const void *data, const struct os_object *f
     return 0;
 }
 
+/* From this size on it is asked whether there is so much memory at all. */
+#define LARGE ((uint64_t)64 << 20)
+
+/* A request larger than what there is would have the system kill processes before it failed. */
+static int check_memory(const struct chunk *c, uint64_t size)
+{
+    if (size < LARGE || strcmp(c->store->object.kind, "file") == 0)
+        return 0;
+    return size > ms_os->memory_left() ? -ENOMEM : 0;
+}
+
+static int check_request(const struct chunk *c, uint64_t size, unsigned flags)
+{
+    if (flags & MEMSNAP_HUGE_REQUIRE && c->store->kind == STORE_HEAP)
+        return -ENOTSUP; /* no object could be had */
+    return check_memory(c, size);
+}
+
 int ms_chunk_fill(struct chunk *c, const void *data, size_t size, unsigned flags)
 {
     size_t done;
+    int e = check_request(c, size, flags);
+    if (e < 0)
+        return e;
     if (c->store->kind == STORE_HEAP) {
         union {
             const char *in;
@@ -111,7 +132,7 @@ int ms_chunk_fill(struct chunk *c, const void *data, size_t size, unsigned flags
         MS_RACY_READ_END();
         return 0;
     }
-    int e = try_huge(c, data, NULL, size, flags, &done);
+    e = try_huge(c, data, NULL, size, flags, &done);
     return e < 0 || !data ? e : write_all(c, (const char *)data + done, size - done, done);
 }
 
@@ -132,6 +153,16 @@ static int check_length(const struct os_object *file, uint64_t size)
     return e < 0 ? e : now < size ? -EIO : 0;
 }
 
+/* Holes need no memory. */
+static int check_data(const struct chunk *c, const struct os_object *file, uint64_t size)
+{
+    uint64_t bytes = 0, at = 0, start;
+    int e = check_memory(c, size);
+    while (e < 0 && at < size && ms_os->object_data(file, at, size, &start, &at) == 1)
+        bytes += at - start;
+    return e < 0 ? check_memory(c, bytes) : 0;
+}
+
 static bool has_holes(const struct os_object *file, uint64_t size)
 {
     uint64_t start, end;
@@ -143,6 +174,9 @@ int ms_chunk_fill_from(struct chunk *c, const struct os_object *file, uint64_t s
     const struct os_object *o = &c->store->object;
     size_t done = 0;
     int e;
+    e = flags & MEMSNAP_HUGE_REQUIRE ? check_request(c, size, flags) : check_data(c, file, size);
+    if (e < 0)
+        return e;
     if (!(flags & MEMSNAP_HUGE_REQUIRE) && has_holes(file, size))
         flags |= MEMSNAP_HUGE_NEVER; /* huge pages would fill the holes */
     if (c->store->kind == STORE_HEAP) {
@@ -158,7 +192,9 @@ int ms_chunk_fill_from(struct chunk *c, const struct os_object *file, uint64_t s
 int ms_chunk_fill_part(struct chunk *c, const struct os_object *file, uint64_t from, size_t len)
 {
     const struct os_object *o = &c->store->object;
-    int e = c->store->kind == STORE_HEAP ? fill_heap_from(c, file, from, len)
+    int e = check_memory(c, len);
+    if (e == 0)
+        e = c->store->kind == STORE_HEAP ? fill_heap_from(c, file, from, len)
                                          : ms_os->file_copy(file, from, o, c->offset, len);
     return e < 0 ? e : check_length(file, from + len);
 }

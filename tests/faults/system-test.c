@@ -8,6 +8,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <sys/mman.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -77,10 +78,69 @@ static void test_memory(void)
     use_little();
 }
 
+/* Larger than any memory. The limit of file sizes is there so that a library that would begin
+ * gets no further. */
+static void ask_too_much(void *arg)
+{
+    (void)arg;
+    struct rlimit limit = {(rlim_t)GIB, RLIM_INFINITY};
+    g_assert_cmpint(setrlimit(RLIMIT_FSIZE, &limit), ==, 0);
+    memsnap_snapshot *s = UNTOUCHED;
+    int e = memsnap_snapshot_new_zeroed((size_t)1 << 44, MEMSNAP_HUGE_REQUIRE | config.flags, &s);
+    assert_refused(e, config_is("linux") ? -ENOMEM : -ENOTSUP, s);
+    s = UNTOUCHED;
+    size_t size = (size_t)1 << 44;
+    void *p = mmap(NULL, size, PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    if (p == MAP_FAILED || config_is("posix")) /* that one asks the file system */
+        return;
+    assert_refused(memsnap_snapshot_new(p, size, config.flags, &s), -ENOMEM, s);
+}
+
+static void test_too_much(void)
+{
+    if (sizeof(size_t) < 8 || on_sanitizer())
+        test_skip("the address space is too small");
+    else
+        child_run(ask_too_much, NULL);
+}
+
+static int no_object(struct os_object *o)
+{
+    (void)o;
+    return -ENOTSUP;
+}
+
+/* Where no object can be had there are no huge pages either, and heap memory is not handed out in
+ * their name. */
+static void require_huge(void *arg)
+{
+    struct os table = *ms_os;
+    size_t size = 4 * MIB;
+    char *data = g_malloc0(size);
+    (void)arg;
+    table.object_create = no_object;
+    ms_os = &table;
+    memsnap_snapshot *s = UNTOUCHED;
+    unsigned flags = config.flags | MEMSNAP_HUGE_REQUIRE;
+    assert_refused(memsnap_snapshot_new(data, size, flags, &s), -ENOTSUP, s);
+    assert_refused(memsnap_snapshot_new_zeroed(size, flags, &s), -ENOTSUP, s);
+    char *path = temp_file("huge", data, size);
+    assert_refused(memsnap_snapshot_new_from_file(path, flags, &s), -ENOTSUP, s);
+    g_free(path);
+    g_free(data);
+}
+
+static void test_require_huge(void)
+{
+    child_run(require_huge, NULL);
+}
+
 int main(int argc, char **argv)
 {
     test_init(&argc, &argv);
     test_add("memory", test_memory, 0);
     test_add("memory-without-proc", test_memory_without_proc, 0);
+    test_add("too-much", test_too_much, 0);
+    test_add("require-huge", test_require_huge, 0);
     return g_test_run();
 }
