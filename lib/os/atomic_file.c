@@ -82,15 +82,6 @@ struct place {
     char temporary[TEMPORARY_NAME]; /* in dir; "": the file has none */
 };
 
-static int open_again(int dir, const char *name, int flags, mode_t mode)
-{
-    int fd;
-    do
-        fd = openat(dir, name, flags | O_CLOEXEC | O_NOCTTY, mode);
-    while (fd < 0 && errno == EINTR);
-    return ms_above_standard(fd);
-}
-
 static int sync_descriptor(int fd)
 {
     while (fsync(fd) < 0) {
@@ -135,7 +126,7 @@ static int look(struct place *p)
 {
     forget_old(p);
 #ifdef O_PATH
-    p->old = open_again(p->dir, p->name, O_PATH | O_NOFOLLOW, 0);
+    p->old = ms_openat(p->dir, p->name, O_PATH | O_NOFOLLOW, 0);
     int r = p->old < 0 ? -1 : fstat(p->old, &p->st);
 #else
     int r = fstatat(p->dir, p->name, &p->st, AT_SYMLINK_NOFOLLOW);
@@ -246,11 +237,11 @@ static int open_directory(char *path, struct place *p)
         dir = path;
     }
     int from = p->dir;
-    p->dir = open_again(from, dir, O_RDONLY | O_DIRECTORY, 0);
+    p->dir = ms_openat(from, dir, O_RDONLY | O_DIRECTORY, 0);
     p->dir_readable = p->dir >= 0;
 #ifdef O_PATH
     if (p->dir < 0 && errno == EACCES)
-        p->dir = open_again(from, dir, O_PATH | O_DIRECTORY, 0);
+        p->dir = ms_openat(from, dir, O_PATH | O_DIRECTORY, 0);
 #endif
     int e = p->dir < 0 ? ms_os_error(errno) : 0;
     if (from >= 0)
@@ -334,9 +325,9 @@ static bool remove_leftover(struct place *p, const char *name)
     if (!S_ISREG(st.st_mode))
         return false;
     /* Over a network only what is open for writing can be locked. */
-    int fd = open_again(p->dir, name, O_RDWR | O_NOFOLLOW | O_NONBLOCK, 0);
+    int fd = ms_openat(p->dir, name, O_RDWR | O_NOFOLLOW | O_NONBLOCK, 0);
     if (fd < 0 && errno == EACCES)
-        fd = open_again(p->dir, name, O_RDONLY | O_NOFOLLOW | O_NONBLOCK, 0);
+        fd = ms_openat(p->dir, name, O_RDONLY | O_NOFOLLOW | O_NONBLOCK, 0);
     if (fd < 0)
         return false;
     bool removed = flock(fd, LOCK_EX | LOCK_NB) == 0 && is_named(p, name, fd) &&
@@ -347,7 +338,7 @@ static bool remove_leftover(struct place *p, const char *name)
 
 static void search_leftovers(struct place *p)
 {
-    int fd = open_again(p->dir, ".", O_RDONLY | O_DIRECTORY, 0);
+    int fd = ms_openat(p->dir, ".", O_RDONLY | O_DIRECTORY, 0);
     DIR *dir = fd < 0 ? NULL : fdopendir(fd);
     if (!dir) {
         if (fd >= 0)
@@ -378,7 +369,7 @@ static int open_nameless(const struct place *p)
 {
 #ifdef O_TMPFILE
     char path[TEMPORARY_NAME];
-    int fd = open_again(p->dir, ".", O_TMPFILE | O_RDWR, p->exists ? 0600 : 0666);
+    int fd = ms_openat(p->dir, ".", O_TMPFILE | O_RDWR, p->exists ? 0600 : 0666);
     if (fd < 0 || find_descriptor(fd, path))
         return fd;
     close(fd); /* it could not be given a name */
@@ -393,7 +384,7 @@ static int open_nameless(const struct place *p)
  * one's permissions. */
 static int create_locked(const struct place *p, const char *name)
 {
-    int fd = open_again(p->dir, name, O_CREAT | O_EXCL | O_RDWR, p->exists ? 0600 : 0666);
+    int fd = ms_openat(p->dir, name, O_CREAT | O_EXCL | O_RDWR, p->exists ? 0600 : 0666);
     if (fd < 0)
         return -1;
     /* Before it was locked somebody may have taken it for a leftover. Where nothing can be
@@ -489,7 +480,7 @@ static ssize_t read_list_openly(const struct place *p, char *list, size_t size)
         memcpy(list, p->access.list, size);
         return p->access.list_len;
     }
-    int fd = open_again(p->dir, p->name, O_RDONLY | O_NOFOLLOW | O_NONBLOCK, 0);
+    int fd = ms_openat(p->dir, p->name, O_RDONLY | O_NOFOLLOW | O_NONBLOCK, 0);
     if (fd < 0)
         return -1;
     if (fstat(fd, &st) == 0 && same_file(&st, &p->st))
@@ -763,7 +754,7 @@ static int finish_writing(int fd, bool sync)
 {
     if (sync)
         return sync_descriptor(fd);
-    int copy = fcntl(fd, F_DUPFD_CLOEXEC, 3);
+    int copy = ms_duplicate(fd);
     if (copy < 0)
         return ms_os_error(errno);
     return close(copy) < 0 && errno != EINTR ? ms_os_error(errno) : 0;

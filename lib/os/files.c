@@ -21,13 +21,13 @@ enum { IOV_BATCH = 256 }; /* 4 KiB of stack; below every system's IOV_MAX */
 static int nameless_file(const char *dir)
 {
 #ifdef O_TMPFILE
-    int fd = open(dir, O_TMPFILE | O_EXCL | O_RDWR | O_CLOEXEC, 0600);
+    int fd = ms_openat(AT_FDCWD, dir, O_TMPFILE | O_EXCL | O_RDWR, 0600);
     if (fd >= 0 || errno == EMFILE || errno == ENFILE || errno == ENOMEM)
         return fd;
 #endif
     char path[64];
     snprintf(path, sizeof path, "%s/memsnap-XXXXXX", dir);
-    int named = mkostemp(path, O_CLOEXEC);
+    int named = ms_open_temporary(path);
     if (named >= 0)
         unlink(path);
     return named;
@@ -302,11 +302,7 @@ int ms_file_open(const char *path, bool writable, struct os_object *o, uint64_t 
     if (r < 0)
         return r;
     /* O_NONBLOCK: should it have become a FIFO in between. */
-    int flags = (writable ? O_RDWR : O_RDONLY) | O_CLOEXEC | O_NONBLOCK | O_NOCTTY;
-    int fd;
-    do
-        fd = open(path, flags);
-    while (fd < 0 && errno == EINTR);
+    int fd = ms_openat(AT_FDCWD, path, (writable ? O_RDWR : O_RDONLY) | O_NONBLOCK, 0);
     if (fd < 0)
         /* EAGAIN: another process has a lease on it */
         return errno == EAGAIN ? -EACCES : ms_os_error(errno);
@@ -331,9 +327,9 @@ int ms_file_dup(int fd, bool writable, struct os_object *o, uint64_t *size)
     int access = flags & O_ACCMODE;
     if (access == O_WRONLY || (writable && access != O_RDWR))
         return -EACCES;
-    int copy = fcntl(fd, F_DUPFD_CLOEXEC, 3);
+    int copy = ms_duplicate(fd);
     if (copy < 0)
-        return errno == EINVAL ? -EMFILE : ms_os_error(errno);
+        return ms_os_error(errno);
     return adopt_file(copy, o, size);
 }
 

@@ -1,7 +1,8 @@
 /* What the files of lib/os share with each other and show to nobody else. A file uses those
  * above it:
  *
- *   common.c         errors, memory, descriptors, limits
+ *   common.c         errors, memory, limits
+ *   descriptors.c    making descriptors, whose they are
  *   unsupported.c    the answers of a system that has no means for an operation
  *   address_space.c  reserving, mapping, protecting
  *   files.c          files as objects, and reading and writing objects
@@ -20,6 +21,7 @@
 
 #include "os/os.h"
 
+#include <pthread.h>
 #include <sys/stat.h>
 
 /* ---- common.c -------------------------------------------------------------------------------- */
@@ -32,10 +34,32 @@ void *ms_alloc(size_t size);
 void *ms_realloc(void *p, size_t size);
 void ms_free(void *p);
 
-/* fd, or if it is one of the standard three, a duplicate above them in its place. -1 (and errno)
- * stays -1. */
-int ms_above_standard(int fd);
-/* Takes over fd: moves it above 2 and notes its identity. On failure fd is closed. */
+/* -EFBIG if a file may not reach up to `end`: asking first is what keeps SIGXFSZ away. */
+int ms_file_limit(uint64_t end);
+
+/* ---- descriptors.c --------------------------------------------------------------------------- */
+
+/* A new descriptor above 2, close-on-exec, or -1 and errno. Nothing else in lib/ makes any. */
+int ms_openat(int dir, const char *path, int flags, unsigned mode);
+int ms_open_temporary(char *template); /* as mkstemp(3) */
+int ms_duplicate(int fd);
+/* A descriptor that serves the process: opened when it is first needed, anew in a forked child
+ * and when the program has closed it, and never closed unless it still is what was opened. */
+struct shared_file {
+    pthread_mutex_t lock; /* guards the rest */
+    int (*open)(struct os_object *o);
+    struct os_object file;
+    size_t process; /* ms_process_generation() when opened */
+};
+#define SHARED_FILE(how)                                                                           \
+    {                                                                                              \
+        .lock = PTHREAD_MUTEX_INITIALIZER, .open = (how), .file = {.fd = -1 }                      \
+    }
+/* The descriptor, or an error. verify: make sure that the number still means it. */
+int ms_shared_file(struct shared_file *f, bool verify);
+void ms_shared_file_close(struct shared_file *f);
+/* Takes over fd, which may be -1 with errno set, and notes its identity. On failure fd is
+ * closed. */
 int ms_object_adopt(int fd, const char *kind, struct os_object *o);
 /* Another descriptor of what the object is, with a file offset of its own (that of a duplicate is
  * the caller's too); -1 and errno: it cannot be had, or there is no /proc. */
@@ -44,8 +68,6 @@ int ms_object_reopen(const struct os_object *o, int flags);
 int ms_object_check(const struct os_object *o, struct stat *st);
 void ms_object_close(struct os_object *o);
 
-/* -EFBIG if a file may not reach up to `end`: asking first is what keeps SIGXFSZ away. */
-int ms_file_limit(uint64_t end);
 /* The beginning of a file of the kernel's, as a string; false: cannot be read. */
 bool ms_text_in(const char *path, char *text, size_t size);
 /* The number that a file of the kernel's begins with; -1: cannot be read. */
@@ -126,6 +148,11 @@ bool ms_is_live_file(const struct stat *st);
 /* ---- Linux ----------------------------------------------------------------------------------- */
 
 #ifdef __linux__
+/* descriptors.c */
+int ms_open_memfd(unsigned flags);
+int ms_open_userfaultfd(unsigned flags); /* UFFD_USER_MODE_ONLY or 0 */
+int ms_open_userfaultfd_device(void);    /* by way of /dev/userfaultfd */
+
 /* madvise.c */
 size_t ms_huge_size(void);
 uint64_t ms_memory_left(void);

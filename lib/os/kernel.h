@@ -9,6 +9,7 @@
 #include <linux/types.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
+#include <sys/syscall.h>
 
 /* ---- ioctl(2) -------------------------------------------------------------------------------- */
 

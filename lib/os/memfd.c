@@ -12,7 +12,6 @@
 #include <string.h>
 #include <sys/resource.h>
 #include <sys/statfs.h>
-#include <sys/syscall.h>
 #include <unistd.h>
 
 /* ---- is memory promised in advance? ---------------------------------------------------------- */
@@ -63,16 +62,10 @@ static bool memory_is_accounted(void)
 
 static int memfd(void)
 {
-#ifdef SYS_memfd_create
-    int fd = (int)syscall(SYS_memfd_create, "memsnap",
-                          MFD_CLOEXEC | MFD_ALLOW_SEALING | MFD_NOEXEC_SEAL);
+    int fd = ms_open_memfd(MFD_ALLOW_SEALING | MFD_NOEXEC_SEAL);
     if (fd < 0 && errno == EINVAL)
-        fd = (int)syscall(SYS_memfd_create, "memsnap", MFD_CLOEXEC | MFD_ALLOW_SEALING);
+        fd = ms_open_memfd(MFD_ALLOW_SEALING);
     return fd;
-#else
-    errno = ENOSYS;
-    return -1;
-#endif
 }
 
 int ms_linux_create(struct os_object *o)
@@ -201,7 +194,7 @@ int ms_object_share(const struct os_object *o, uint64_t size, int *fd)
         return -ENOTSUP;
     int made = ms_object_reopen(o, O_RDONLY);
     if (made < 0 && errno != EMFILE && errno != ENFILE && errno != ENOMEM)
-        made = fcntl(o->fd, F_DUPFD_CLOEXEC, 3); /* no /proc: the seals alone must do */
+        made = ms_duplicate(o->fd); /* no /proc: the seals alone must do */
     if (made < 0)
         return ms_os_error(errno);
     *fd = made;

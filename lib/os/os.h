@@ -255,6 +255,10 @@ void ms_leave(void);
  * something open: the state before, and back to it. */
 int ms_uncancellable(void);
 void ms_cancellable(int before);
+/* A lock for a few instructions in lib/os, inside and outside of ms_enter; fork waits for it. Take
+ * no other lock under it. */
+void ms_leaf_lock(void);
+void ms_leaf_unlock(void);
 /* Counts the forks this process descends from or has made: objects remember it to know whether a
  * child may share their pages. ms_process_generation() changes in a child only; ms_forks()
  * changes in the child and in the parent. */

@@ -18,7 +18,6 @@
 
 #include <errno.h>
 #include <fcntl.h>
-#include <pthread.h>
 #include <stdatomic.h>
 #include <string.h>
 #include <unistd.h>
@@ -32,36 +31,24 @@ static const uint64_t ENTRY_FILE = UINT64_C(1) << 61;
 
 /* ---- the descriptor -------------------------------------------------------------------------- */
 
-static struct {
-    pthread_mutex_t lock;
-    struct os_object file;
-    size_t process; /* ms_process_generation() when opened */
-} pagemap = {.lock = PTHREAD_MUTEX_INITIALIZER, .file = {.fd = -1}};
-
-static int open_pagemap(void)
+static int open_pagemap(struct os_object *o)
 {
-    int fd = open("/proc/self/pagemap", O_RDONLY | O_CLOEXEC);
-    if (fd < 0)
-        return ms_os_error(errno);
-    return ms_object_adopt(fd, "file", &pagemap.file);
+    return ms_object_adopt(ms_openat(AT_FDCWD, "/proc/self/pagemap", O_RDONLY, 0), "file", o);
 }
 
-/* The descriptor, or -ENOTSUP. verify: make sure that the number still means it. One that does
- * is closed in a forked child only, where no other thread can be using it. */
+static struct shared_file pagemap = SHARED_FILE(open_pagemap);
+
+/* Nothing outlives dlclose(3). */
+__attribute__((destructor)) static void close_pagemap(void)
+{
+    ms_shared_file_close(&pagemap);
+}
+
+/* The descriptor, or -ENOTSUP. */
 static int get_pagemap(bool verify)
 {
-    pthread_mutex_lock(&pagemap.lock);
-    struct stat st;
-    int r = 0;
-    bool inherited = pagemap.process != ms_process_generation();
-    if (inherited || (verify && ms_object_check(&pagemap.file, &st) < 0))
-        ms_object_close(&pagemap.file);
-    if (pagemap.file.fd < 0)
-        r = open_pagemap();
-    pagemap.process = ms_process_generation();
-    int fd = r < 0 ? -ENOTSUP : pagemap.file.fd;
-    pthread_mutex_unlock(&pagemap.lock);
-    return fd;
+    int fd = ms_shared_file(&pagemap, verify);
+    return fd < 0 ? -ENOTSUP : fd;
 }
 
 /* ---- collecting runs ------------------------------------------------------------------------- */

@@ -8,7 +8,8 @@
  * reports all that is private.
  *
  * One descriptor serves the process. Closed behind our back it has taken all registrations with
- * it: the scan then fails, and the caller compares. A forked child opens its own. */
+ * it: the scan then fails, and the caller compares. Each userfaultfd has an inode of its own where
+ * there is WP_ASYNC, so that another one under the same number is known for what it is. */
 #include "config.h"
 
 #include "os/internal.h"
@@ -20,9 +21,7 @@
 
 #ifdef HAVE_LINUX_USERFAULTFD_H
 
-#include <pthread.h>
 #include <stdatomic.h>
-#include <sys/syscall.h>
 #include <unistd.h>
 
 #if defined UFFDIO_WRITEPROTECT && defined SYS_userfaultfd
@@ -33,16 +32,11 @@
 
 #ifdef HAVE_TRACK
 
-static struct {
-    pthread_mutex_t lock;
-    int fd;
-    size_t process; /* ms_process_generation() when opened */
-} tracker = {.lock = PTHREAD_MUTEX_INITIALIZER, .fd = -1};
-
-static int open_tracker(void)
+/* The kernel itself lifts the protection, for its own stores too: user mode is all that is asked
+ * for. */
+static int open_tracker(struct os_object *o)
 {
-    int fd = ms_above_standard(
-        (int)syscall(SYS_userfaultfd, O_CLOEXEC | O_NONBLOCK | UFFD_USER_MODE_ONLY));
+    int fd = ms_open_userfaultfd(UFFD_USER_MODE_ONLY);
     if (fd < 0)
         return errno == EMFILE || errno == ENFILE || errno == ENOMEM ? ms_os_error(errno)
                                                                      : -ENOTSUP;
@@ -51,22 +45,15 @@ static int open_tracker(void)
         close(fd);
         return -ENOTSUP;
     }
-    return fd;
+    return ms_object_adopt(fd, "file", o);
 }
 
-/* The descriptor, or an error. anew: the number is not the tracker's any more, and not ours to
- * close. */
-static int get_tracker(bool anew)
+static struct shared_file tracker = SHARED_FILE(open_tracker);
+
+/* Nothing outlives dlclose(3). */
+__attribute__((destructor)) static void close_tracker(void)
 {
-    pthread_mutex_lock(&tracker.lock);
-    if (tracker.fd >= 0 && tracker.process != ms_process_generation())
-        close(tracker.fd); /* a forked child, where no other thread can be using it */
-    if (tracker.fd < 0 || anew || tracker.process != ms_process_generation())
-        tracker.fd = open_tracker();
-    tracker.process = ms_process_generation();
-    int fd = tracker.fd;
-    pthread_mutex_unlock(&tracker.lock);
-    return fd;
+    ms_shared_file_close(&tracker);
 }
 
 static int register_range(int fd, void *addr, size_t len)
@@ -80,10 +67,10 @@ static int register_range(int fd, void *addr, size_t len)
 
 static int track_range(void *addr, size_t len)
 {
-    int fd = get_tracker(false);
+    int fd = ms_shared_file(&tracker, false);
     int r = fd < 0 ? fd : register_range(fd, addr, len);
     if (r == -ENOTSUP && fd >= 0) {
-        fd = get_tracker(true);
+        fd = ms_shared_file(&tracker, true);
         r = fd < 0 ? fd : register_range(fd, addr, len);
     }
     if (r < 0)
@@ -99,7 +86,7 @@ static int track_range(void *addr, size_t len)
 
 void ms_untrack(void *addr, size_t len)
 {
-    int saved = errno, fd = get_tracker(false);
+    int saved = errno, fd = ms_shared_file(&tracker, false);
     struct uffdio_range range = {.start = (uintptr_t)addr, .len = len};
     if (fd >= 0)
         MS_IOCTL(fd, UFFDIO_UNREGISTER, &range);

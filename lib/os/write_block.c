@@ -18,7 +18,6 @@
 
 #include <pthread.h>
 #include <signal.h>
-#include <sys/syscall.h>
 #include <sys/sysinfo.h>
 #include <unistd.h>
 
@@ -33,8 +32,9 @@
 /* What saved[0] of a closed write block points to. */
 struct closed {
     sigset_t signals;
-    bool scanned; /* bits are complete */
-    bool blind;   /* there is no way to scan */
+    struct os_object file; /* the userfaultfd, to be known again when it is closed */
+    bool scanned;          /* bits are complete */
+    bool blind;            /* there is no way to scan */
     size_t pages;
     uint64_t bits[]; /* one for each page: candidate */
 };
@@ -144,23 +144,33 @@ static void block_signals(struct closed *c)
     pthread_sigmask(SIG_BLOCK, &all, &c->signals);
 }
 
-/* A descriptor that can write-protect memfds and anonymous memory, absent pages included; -1 if
- * this kernel cannot. */
-static int open_write_block(void)
+/* One that also makes the kernel wait when it stores for a thread, in read(2) or when it pushes the
+ * frame of a signal handler, where the process may have it. Stores of the kernel's meet EFAULT
+ * with the other kind. */
+static int open_userfaultfd(void)
 {
-    int fd = ms_above_standard(
-        (int)syscall(SYS_userfaultfd, O_CLOEXEC | O_NONBLOCK | UFFD_USER_MODE_ONLY));
+    int fd = ms_open_userfaultfd(0);
+    if (fd < 0 && errno == EPERM)
+        fd = ms_open_userfaultfd_device();
+    return fd < 0 ? ms_open_userfaultfd(UFFD_USER_MODE_ONLY) : fd;
+}
+
+/* A descriptor that can write-protect memfds and anonymous memory, absent pages included. */
+static int open_write_block(struct os_object *o)
+{
+    int fd = open_userfaultfd();
     if (fd < 0)
-        return -1;
+        return errno == EMFILE || errno == ENFILE || errno == ENOMEM ? ms_os_error(errno)
+                                                                     : -ENOTSUP;
     struct uffdio_api api = {
         .api = UFFD_API,
         .features = UFFD_FEATURE_PAGEFAULT_FLAG_WP | UFFD_FEATURE_WP_HUGETLBFS_SHMEM |
                     UFFD_FEATURE_WP_UNPOPULATED,
     };
     if (MS_IOCTL(fd, UFFDIO_API, &api) == 0)
-        return fd;
+        return ms_object_adopt(fd, "file", o);
     close(fd);
-    return -1;
+    return -ENOTSUP;
 }
 
 static int register_range(const struct os_write_block *g)
@@ -205,6 +215,13 @@ static struct closed *new_closed(size_t len)
     return c;
 }
 
+static void forget(struct closed *c)
+{
+    ms_object_close(&c->file);
+    pthread_sigmask(SIG_SETMASK, &c->signals, NULL);
+    ms_free(c);
+}
+
 /* With signals blocked: a handler of this thread that stored to the range would wait for ever. */
 static int protect_range(const struct os_write_block *g)
 {
@@ -222,37 +239,34 @@ static int protect_range(const struct os_write_block *g)
 int ms_write_block_close(void *addr, size_t len, struct os_write_block *g)
 {
     struct os_write_block made = {.start = (uintptr_t)addr, .end = (uintptr_t)addr + len};
-    made.fd = open_write_block();
-    if (made.fd < 0)
-        return errno == EMFILE || errno == ENFILE || errno == ENOMEM ? ms_os_error(errno)
-                                                                     : -ENOTSUP;
     struct closed *c = new_closed(len);
-    if (!c) {
-        close(made.fd);
+    if (!c)
         return -ENOMEM;
-    }
-    made.saved[0] = (uintptr_t)c;
-    block_signals(c);
-    int r = protect_range(&made);
+    int r = open_write_block(&c->file);
     if (r < 0) {
-        close(made.fd);
-        pthread_sigmask(SIG_SETMASK, &c->signals, NULL);
         ms_free(c);
         return r;
     }
-    *g = made;
-    return 0;
+    made.fd = c->file.fd;
+    made.saved[0] = (uintptr_t)c;
+    block_signals(c);
+    r = protect_range(&made);
+    if (r < 0)
+        forget(c);
+    else
+        *g = made;
+    return r;
 }
 
 void ms_write_block_open(struct os_write_block *g)
 {
     struct closed *c = closed_of(g);
     int saved = errno;
-    unregister_range(g);
-    close(g->fd);
+    struct stat st;
+    if (ms_object_check(&c->file, &st) == 0)
+        unregister_range(g);
     g->fd = -1;
-    pthread_sigmask(SIG_SETMASK, &c->signals, NULL);
-    ms_free(c);
+    forget(c);
     errno = saved;
 }
 

@@ -121,7 +121,8 @@ static void test_no_memfd(void)
 static void no_userfaultfd(void *arg)
 {
     (void)arg;
-    if (!deny(SYS_userfaultfd, -1, 0, EPERM)) {
+    if (!deny(SYS_userfaultfd, -1, 0, EPERM) ||
+        !deny(SYS_ioctl, 1, 0xAA00 /* USERFAULTFD_IOC_NEW */, EPERM)) {
         test_skip("no system call filters");
         return;
     }

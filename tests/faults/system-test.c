@@ -3,13 +3,18 @@
  * stack. Mostly in forked children, because little of it can be taken back. */
 #include "config.h"
 
+#include <dlfcn.h>
 #include <fcntl.h>
+#include <pthread.h>
 #include <sched.h>
+#include <signal.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <sys/mman.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
+#include <sys/time.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -135,6 +140,353 @@ static void test_require_huge(void)
     child_run(require_huge, NULL);
 }
 
+/* ---- descriptors ----------------------------------------------------------------------------- */
+
+static atomic_bool stop;
+static atomic_size_t landed;
+
+/* The program's output, after its standard output was closed. */
+static void *print(void *arg)
+{
+    (void)arg;
+    while (!stop)
+        if (write(1, "OUTPUT\n", 7) >= 0)
+            atomic_fetch_add(&landed, 1);
+    return NULL;
+}
+
+/* Makes whatever has a descriptor while another thread prints. */
+static void *make_objects(void *arg)
+{
+    const char *path = arg;
+    size_t size = 40 * page;
+    unsigned char *data = pattern(size, 7);
+    for (int i = 0; i < 300; i++) {
+        memsnap_snapshot *s = snap(data, size), *f = NULL;
+        memsnap_view *m = view_mut(s);
+        bytes(m)[i % 40 * page] ^= 1;
+        memsnap_snapshot *t = take(m);
+        int fd = -1;
+        assert_ok(memsnap_snapshot_save(t, path, MEMSNAP_SAVE_NOSYNC));
+        assert_ok(memsnap_snapshot_new_from_file(path, config.flags, &f));
+        assert_content(f, bytes(m), size);
+        if (memsnap_snapshot_export_fd(t, &fd) == 0)
+            close(fd);
+        bytes(m)[0] ^= 1;
+        memsnap_view_take_snapshot(m, MEMSNAP_TAKE_ATOMIC, &s);
+        memsnap_view_unref(m);
+    }
+    g_free(data);
+    return NULL;
+}
+
+static void closed_output(void *arg)
+{
+    pthread_t printer, other;
+    char *second = g_strconcat(arg, "2", NULL);
+    for (int fd = 0; fd < 3; fd++)
+        close(fd);
+    pthread_create(&printer, NULL, print, NULL);
+    pthread_create(&other, NULL, make_objects, second);
+    make_objects(arg);
+    pthread_join(other, NULL);
+    stop = true;
+    pthread_join(printer, NULL);
+    for (int fd = 0; fd < 3; fd++)
+        if (fcntl(fd, F_GETFD) >= 0)
+            child_exit(4);
+    g_free(second);
+    if (landed)
+        child_exit(5);
+}
+
+static void test_closed_output(void)
+{
+    char *path = temp_path("image");
+    child_run(closed_output, path);
+    g_free(path);
+}
+
+/* What stands at descriptor fd is the program's: a number that it uses again. */
+static bool is_at(const char *path, int fd)
+{
+    struct stat a, b;
+    return stat(path, &a) == 0 && fstat(fd, &b) == 0 && a.st_dev == b.st_dev &&
+           a.st_ino == b.st_ino;
+}
+
+static void use_tracking(void)
+{
+    size_t size = 100 * page;
+    memsnap_snapshot *s = snap_pattern(size, 3);
+    memsnap_view *m = view_mut_tracked(s);
+    bytes(m)[page] ^= 1;
+    memsnap_snapshot *t = take(m);
+    bytes(m)[2 * page] ^= 1;
+    memsnap_snapshot *u = take(m), *a = NULL;
+    memsnap_view_dirty(m, &(size_t){0}, &(struct memsnap_range){0}, 1);
+    assert_content(u, bytes(m), size);
+    bytes(m)[3 * page] ^= 1;
+    if (memsnap_view_take_snapshot(m, MEMSNAP_TAKE_ATOMIC, &a) == 0)
+        assert_content(a, bytes(m), size);
+    memsnap_snapshot_unref(a);
+    memsnap_view_unref(m);
+    memsnap_snapshot_unref(t);
+    memsnap_snapshot_unref(u);
+    memsnap_snapshot_unref(s);
+}
+
+/* The program closes every descriptor it does not know, the library's among them, and uses their
+ * numbers itself: here, and then in a forked child. */
+static void reuse_numbers(void *arg)
+{
+    enum { LAST = 24 };
+    const char *path = arg;
+    use_tracking();
+    for (int round = 0; round < 2; round++) {
+        for (int fd = 3; fd <= LAST; fd++)
+            close(fd);
+        for (int fd = 3; fd <= LAST; fd++)
+            if (open(path, O_RDONLY | O_CLOEXEC) != fd)
+                child_exit(3);
+        if (round == 1 && fork() != 0) {
+            int status = 1;
+            wait(&status);
+            child_exit(WIFEXITED(status) ? WEXITSTATUS(status) : 1);
+        }
+        use_tracking();
+        for (int fd = 3; fd <= LAST; fd++)
+            if (!is_at(path, fd))
+                child_exit(4);
+    }
+}
+
+static void test_reused_numbers(void)
+{
+    char *path = temp_file("innocent", "innocent", 8);
+    child_run(reuse_numbers, path);
+    g_free(path);
+}
+
+/* In the child of a fork the inherited number means something else. */
+static void reuse_in_child(void *arg)
+{
+    enum { LAST = 24 };
+    const char *path = arg;
+    use_tracking();
+    if (fork() != 0) {
+        int status = 1;
+        wait(&status);
+        child_exit(WIFEXITED(status) ? WEXITSTATUS(status) : 1);
+    }
+    for (int fd = 3; fd <= LAST; fd++)
+        close(fd);
+    for (int fd = 3; fd <= LAST; fd++)
+        if (open(path, O_RDONLY | O_CLOEXEC) != fd)
+            child_exit(3);
+    use_tracking();
+    for (int fd = 3; fd <= LAST; fd++)
+        if (!is_at(path, fd))
+            child_exit(4);
+}
+
+static void test_reused_in_child(void)
+{
+    char *path = temp_file("innocent", "innocent", 8);
+    child_run(reuse_in_child, path);
+    g_free(path);
+}
+
+/* ---- loaded as a plug-in --------------------------------------------------------------------- */
+
+static const char library[] = ".libs/libmemsnap.so";
+
+struct plugin {
+    void *handle;
+    int (*zeroed)(size_t, unsigned, memsnap_snapshot **);
+    int (*view_mut)(memsnap_snapshot *, unsigned, memsnap_view **);
+    int (*take)(memsnap_view *, unsigned, memsnap_snapshot **);
+    memsnap_snapshot *(*unref)(memsnap_snapshot *);
+    memsnap_view *(*close)(memsnap_view *);
+};
+
+static bool load_plugin(struct plugin *p)
+{
+    p->handle = dlopen(library, RTLD_NOW | RTLD_LOCAL);
+    if (!p->handle)
+        return false;
+    *(void **)&p->zeroed = dlsym(p->handle, "memsnap_snapshot_new_zeroed");
+    *(void **)&p->view_mut = dlsym(p->handle, "memsnap_snapshot_view_mut");
+    *(void **)&p->take = dlsym(p->handle, "memsnap_view_take_snapshot");
+    *(void **)&p->unref = dlsym(p->handle, "memsnap_snapshot_unref");
+    *(void **)&p->close = dlsym(p->handle, "memsnap_view_unref");
+    return true;
+}
+
+/* Nothing that the library opened for itself outlives it. */
+static void load_and_unload(void *arg)
+{
+    (void)arg;
+    size_t before = 0;
+    for (int i = 0; i < 8; i++) {
+        struct plugin p;
+        memsnap_snapshot *s, *t;
+        memsnap_view *m;
+        if (!load_plugin(&p)) {
+            test_skip("there is no shared library");
+            return;
+        }
+        assert_ok(p.zeroed(MIB, 0, &s));
+        if (p.view_mut(s, MEMSNAP_VIEW_TRACK, &m) < 0)
+            assert_ok(p.view_mut(s, 0, &m));
+        assert_ok(p.take(m, 0, &t));
+        bytes(m)[0] = 1;
+        p.unref(t);
+        assert_ok(p.take(m, 0, &t));
+        p.unref(t);
+        p.close(m);
+        p.unref(s);
+        dlclose(p.handle);
+        if (i == 0)
+            before = descriptors();
+    }
+    g_assert_cmpuint(descriptors(), ==, before);
+}
+
+static void test_unloaded(void)
+{
+    child_run(load_and_unload, NULL);
+}
+
+/* ---- forks at odd moments -------------------------------------------------------------------- */
+
+static volatile sig_atomic_t forked;
+
+static void fork_in_handler(int number)
+{
+    (void)number;
+    pid_t pid = fork();
+    if (pid == 0)
+        _exit(0);
+    waitpid(pid, NULL, 0);
+    forked++;
+}
+
+/* A crash reporter or a profiler: the handler interrupts a call and must not wait for it. */
+static void interrupt_with_forks(void *arg)
+{
+    (void)arg;
+    size_t size = 4 * MIB;
+    unsigned char *data = pattern(size, 1);
+    struct itimerval often = {{0, 3000}, {0, 3000}}, never = {{0, 0}, {0, 0}};
+    struct sigaction action = {.sa_handler = fork_in_handler, .sa_flags = SA_RESTART};
+    sigaction(SIGPROF, &action, NULL);
+    alarm(60);
+    setitimer(ITIMER_PROF, &often, NULL);
+    for (int i = 0; i < 2000 && forked < 40; i++) {
+        memsnap_snapshot *s = snap(data, size);
+        memsnap_view *v = view(s);
+        memset(bytes(v), i, 10 * page);
+        memsnap_snapshot *t = take(v);
+        assert_content(t, bytes(v), size);
+        memsnap_snapshot_unref(t);
+        memsnap_view_unref(v);
+        memsnap_snapshot_unref(s);
+    }
+    setitimer(ITIMER_PROF, &never, NULL);
+    /* Forks go on as ever, and a child of one that interrupted nothing may use the library. */
+    pid_t pid = fork();
+    if (pid == 0) {
+        memsnap_snapshot *s = snap(data, size);
+        assert_content(s, data, size);
+        _exit(0);
+    }
+    int status = 1;
+    waitpid(pid, &status, 0);
+    g_free(data);
+    if (!WIFEXITED(status) || WEXITSTATUS(status))
+        child_exit(4);
+}
+
+static void test_fork_in_handler(void)
+{
+    child_run(interrupt_with_forks, NULL);
+}
+
+/* Handlers of pthread_atfork() that are older than the library's, as those of a program that loads
+ * it later are: they run while the library holds its locks for the fork. */
+static memsnap_snapshot *seen_by_handlers, *made_by_handlers[3];
+
+static void clone_in_handler(int at)
+{
+    if (!seen_by_handlers)
+        return;
+    made_by_handlers[at] = memsnap_snapshot_unref(made_by_handlers[at]);
+    if (memsnap_snapshot_clone(seen_by_handlers, &made_by_handlers[at]) < 0)
+        abort();
+}
+
+static void prepare(void)
+{
+    clone_in_handler(0);
+}
+
+static void parent(void)
+{
+    clone_in_handler(1);
+}
+
+/* Gives back what the parent goes on using. */
+static void child(void)
+{
+    clone_in_handler(2);
+    if (seen_by_handlers)
+        seen_by_handlers = memsnap_snapshot_unref(seen_by_handlers);
+}
+
+__attribute__((constructor(101))) static void register_first(void)
+{
+    pthread_atfork(prepare, parent, child);
+}
+
+static void fork_with_handlers(void *arg)
+{
+    (void)arg;
+    size_t size = 100 * page;
+    unsigned char *data = pattern(size, 5);
+    memsnap_snapshot *root = snap(data, size);
+    alarm(60);
+    for (int i = 0; i < 5; i++) {
+        memsnap_view *v = view(root);
+        bytes(v)[i * page] = data[i * page] = (unsigned char)i;
+        memsnap_snapshot *next = take(v);
+        memsnap_view_unref(v);
+        memsnap_snapshot_unref(root);
+        root = next;
+        seen_by_handlers = memsnap_snapshot_ref(root);
+        pid_t pid = fork();
+        if (pid == 0) {
+            assert_content(made_by_handlers[2], data, size);
+            memsnap_snapshot *s = snap(data, size);
+            assert_content(s, data, size);
+            _exit(0);
+        }
+        int status = 1;
+        waitpid(pid, &status, 0);
+        if (!WIFEXITED(status) || WEXITSTATUS(status))
+            child_exit(4);
+        seen_by_handlers = memsnap_snapshot_unref(seen_by_handlers);
+        assert_content(root, data, size);
+        assert_content(made_by_handlers[0], data, size);
+        assert_content(made_by_handlers[1], data, size);
+    }
+}
+
+static void test_fork_handlers(void)
+{
+    child_run(fork_with_handlers, NULL);
+}
+
 int main(int argc, char **argv)
 {
     test_init(&argc, &argv);
@@ -142,5 +494,11 @@ int main(int argc, char **argv)
     test_add("memory-without-proc", test_memory_without_proc, 0);
     test_add("too-much", test_too_much, 0);
     test_add("require-huge", test_require_huge, 0);
+    test_add("closed-output", test_closed_output, 0);
+    test_add("reused-numbers", test_reused_numbers, TEST_SOURCES);
+    test_add("reused-in-child", test_reused_in_child, TEST_SOURCES);
+    test_add("unloaded", test_unloaded, TEST_PLAIN);
+    test_add("fork-in-handler", test_fork_in_handler, TEST_PLAIN);
+    test_add("fork-handlers", test_fork_handlers, TEST_PLAIN);
     return g_test_run();
 }

@@ -279,7 +279,8 @@ static void test_write_block_blind(void)
 
 static void check_without_userfaultfd(void)
 {
-    if (!deny(SYS_userfaultfd, -1, 0, EPERM)) {
+    if (!deny(SYS_userfaultfd, -1, 0, EPERM) ||
+        !deny(SYS_ioctl, 1, 0xAA00 /* USERFAULTFD_IOC_NEW */, EPERM)) {
         test_skip("no system call filters");
         return;
     }
