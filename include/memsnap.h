@@ -144,8 +144,9 @@ struct memsnap_range {
 #define MEMSNAP_FILE_MAP (1u << 2)
 /** Files: the mutable view writes to the file. Implies MEMSNAP_FILE_MAP. */
 #define MEMSNAP_FILE_SHARED (1u << 3)
-/* * Keep the image in heap memory and open no descriptor: for sandboxes that forbid memfds. Views
- * are copies. */
+/* * Keep the image in heap memory and make no descriptor for it: for sandboxes that forbid
+ * memfd_create(2) and userfaultfd(2), which are never called. Views are copies, and
+ * MEMSNAP_VIEW_TRACK and MEMSNAP_TAKE_ATOMIC are -ENOTSUP. */
 #define MEMSNAP_NO_FD (1u << 4)
 
 /* *

@@ -118,7 +118,9 @@ static int open_either(memsnap_snapshot *s, unsigned flags, bool mutable, void *
     if (!s || !out || flags & ~(mutable ? VIEW_FLAGS | MEMSNAP_VIEW_TRACK : VIEW_FLAGS))
         return -EINVAL;
     ms_enter();
-    int e = flags & MEMSNAP_VIEW_TRACK ? ms_os->track(NULL, 0) : 0;
+    int e = 0;
+    if (flags & MEMSNAP_VIEW_TRACK) /* takes a descriptor */
+        e = s->flags & MEMSNAP_NO_FD ? -ENOTSUP : ms_os->track(NULL, 0);
     if (e == 0)
         e = mutable ? lease_open(s, flags, at, out) : view_open(s, flags, at, out);
     ms_leave();
@@ -281,6 +283,8 @@ static int take(struct memsnap_view *v, bool atomic, memsnap_snapshot **out)
     int e;
     if (s && v->process != ms_process_generation())
         return -EBADF;
+    if (atomic && v->size && (s ? s->pool : v->pool)->heap_only)
+        return -ENOTSUP; /* stopping writers takes a descriptor */
     e = s ? ms_snapshot_image(s, atomic, &i) : take_ordinary(v, atomic, &i);
     if (e < 0)
         return e;

@@ -7,6 +7,7 @@
 #include "memsnap.h"
 
 #include <errno.h>
+#include <stdatomic.h>
 #include <sys/mman.h>
 #include <sys/resource.h>
 #ifdef MS_TSAN
@@ -66,6 +67,14 @@ struct content {
     off_t offset;
 };
 
+/* Exchanged, not stored: the race detectors understand that. */
+static atomic_uint object_views;
+
+bool ms_object_views_exist(void)
+{
+    return atomic_load_explicit(&object_views, memory_order_relaxed);
+}
+
 static int content_of(const struct os_object *o, uint64_t offset, enum os_share how,
                       struct content *c)
 {
@@ -78,6 +87,8 @@ static int content_of(const struct os_object *o, uint64_t offset, enum os_share 
     int r = ms_object_check(o, &st);
     if (r < 0)
         return r;
+    if (how == OS_PRIVATE && !ms_object_views_exist())
+        atomic_exchange_explicit(&object_views, 1, memory_order_relaxed);
     c->prot = how == OS_SHARED_READ ? PROT_READ : PROT_READ | PROT_WRITE;
     c->flags = how == OS_PRIVATE ? MAP_PRIVATE | MAP_NORESERVE : MAP_SHARED;
     c->fd = o->fd;
@@ -231,6 +242,12 @@ int ms_touch(void *addr, size_t len)
         (void)*((volatile const char *)addr + at);
     MS_RACY_READ_END();
     return 0;
+}
+
+int ms_share_zeros(void *addr, size_t len)
+{
+    int flags = MAP_SHARED | MAP_ANONYMOUS | MAP_FIXED;
+    return mmap(addr, len, PROT_READ, flags, -1, 0) == MAP_FAILED ? ms_map_error() : 0;
 }
 
 /* None of it is POSIX, but keeping a shared mapping out of forked children is worth taking where

@@ -107,6 +107,10 @@ int ms_map_over(const struct os_object *o, uint64_t offset, void *addr, size_t l
 void ms_unmap(void *addr, size_t len);
 int ms_protect(void *addr, size_t len, int access);
 int ms_touch(void *addr, size_t len); /* populate by reading a byte of each page */
+/* Whether this process has ever had a private mapping of an object. */
+bool ms_object_views_exist(void);
+/* Over memory that is the caller's already: zero pages that are nobody's own. */
+int ms_share_zeros(void *addr, size_t len);
 int ms_posix_advise(void *addr, size_t len, enum os_advice advice);
 
 /* ---- files.c --------------------------------------------------------------------------------- */

@@ -263,7 +263,18 @@ static void touch_pattern(char *base)
 
 enum verdict { UNKNOWN, HONEST, USELESS };
 
-static enum verdict test_source(enum os_source source)
+static enum verdict test_range(enum os_source source, char *base)
+{
+    touch_pattern(base);
+    int answer = asked_pattern(source, base);
+    ms_unmap(base, TEST_PAGES * ms_page_size());
+    if (answer == -ENOMEM)
+        return UNKNOWN;
+    return answer == TEST_PATTERN ? HONEST : USELESS;
+}
+
+/* Of a private mapping of an object. */
+static enum verdict test_object(enum os_source source)
 {
     struct os_object o;
     size_t len = TEST_PAGES * ms_page_size();
@@ -272,28 +283,42 @@ static enum verdict test_source(enum os_source source)
     enum verdict verdict = UNKNOWN;
     void *base;
     if (ms_object_grow(&o, len) == 0 &&
-        ms_map_new(&o, 0, len, ms_page_size(), OS_PRIVATE, &base) == 0) {
-        touch_pattern(base);
-        int answer = asked_pattern(source, base);
-        if (answer != -ENOMEM)
-            verdict = answer == TEST_PATTERN ? HONEST : USELESS;
-        ms_unmap(base, len);
-    }
+        ms_map_new(&o, 0, len, ms_page_size(), OS_PRIVATE, &base) == 0)
+        verdict = test_range(source, base);
     ms_object_close(&o);
     return verdict;
+}
+
+/* Of memory that is no object's, with pages among it that are shared: it takes no object, which
+ * some sandboxes punish. */
+static enum verdict test_memory(enum os_source source)
+{
+    size_t page = ms_page_size();
+    void *base;
+    if (ms_reserve(NULL, TEST_PAGES * page, page, &base) < 0)
+        return UNKNOWN;
+    for (size_t i = 0; i < TEST_PAGES; i++) {
+        if (!(TEST_PATTERN >> i & 1) && ms_share_zeros((char *)base + i * page, page) < 0) {
+            ms_unmap(base, TEST_PAGES * page);
+            return UNKNOWN;
+        }
+    }
+    return test_range(source, base);
 }
 
 /* A test that could not be made is made anew the next time. No pagemap to ask is no verdict: it
  * may come (a process can be made dumpable again). */
 static bool is_honest(enum os_source source)
 {
-    static atomic_int verdicts[OS_SOURCES];
-    int known = atomic_load_explicit(&verdicts[source], memory_order_relaxed);
+    static atomic_int verdicts[2][OS_SOURCES];
+    bool objects = ms_object_views_exist();
+    atomic_int *verdict = &verdicts[objects][source];
+    int known = atomic_load_explicit(verdict, memory_order_relaxed);
     if (known == UNKNOWN && get_pagemap(false) >= 0) {
-        known = (int)test_source(source);
+        known = (int)(objects ? test_object(source) : test_memory(source));
         /* An exchange, not a plain store, is what the race detectors understand. */
         int expected = UNKNOWN;
-        atomic_compare_exchange_strong(&verdicts[source], &expected, known);
+        atomic_compare_exchange_strong(verdict, &expected, known);
     }
     return known == HONEST;
 }

@@ -5,6 +5,8 @@
 
 #include <dlfcn.h>
 #include <fcntl.h>
+#include <linux/filter.h>
+#include <linux/seccomp.h>
 #include <pthread.h>
 #include <sched.h>
 #include <signal.h>
@@ -12,8 +14,10 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <sys/mman.h>
+#include <sys/prctl.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
 #include <sys/time.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -297,6 +301,90 @@ static void test_reused_in_child(void)
     g_free(path);
 }
 
+/* ---- sandboxes that kill --------------------------------------------------------------------- */
+
+/* The process dies of these two calls. */
+static bool punish(void)
+{
+    struct sock_filter code[] = {
+        BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, nr)),
+        BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, SYS_memfd_create, 1, 0),
+        BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, SYS_userfaultfd, 0, 1),
+        BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_KILL_PROCESS),
+        BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW),
+    };
+    struct sock_fprog prog = {.len = G_N_ELEMENTS(code), .filter = code};
+    return prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) == 0 &&
+           prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &prog) == 0;
+}
+
+static void use_view(memsnap_snapshot *s, memsnap_view *v, bool mutable, const char *path)
+{
+    size_t cursor = 0;
+    struct memsnap_range r;
+    memsnap_snapshot *t = NULL, *u = NULL, *d = NULL;
+    bytes(v)[5 * page] ^= 1;
+    if (!mutable) { /* such a view is its own base */
+        g_assert_cmpint(memsnap_view_dirty(v, &cursor, &r, 1), ==, 1);
+        g_assert_cmpuint(r.offset, ==, 5 * page);
+    }
+    t = take(v);
+    assert_content(t, bytes(v), memsnap_view_size(v));
+    bytes(v)[6 * page] ^= 1;
+    g_assert_cmpint(memsnap_view_take_snapshot(v, MEMSNAP_TAKE_ATOMIC, &u), ==, -ENOTSUP);
+    assert_ok(memsnap_view_restore_to(v, t));
+    assert_ok(memsnap_view_protect(v, 0, page, MEMSNAP_ACCESS_READ));
+    assert_ok(memsnap_snapshot_clone(t, &u));
+    assert_ok(memsnap_snapshot_save_delta(u, s, path, MEMSNAP_SAVE_NOSYNC));
+    assert_ok(memsnap_snapshot_load_delta(s, path, 0, &d));
+    assert_content(d, bytes(v), memsnap_view_size(v));
+    assert_ok(memsnap_snapshot_save(u, path, MEMSNAP_SAVE_NOSYNC));
+    view_stats(v);
+    snap_stats(u);
+    memsnap_view_unref(v);
+    memsnap_snapshot_unref(t);
+    memsnap_snapshot_unref(u);
+    memsnap_snapshot_unref(d);
+}
+
+static void stay_unpunished(void *arg)
+{
+    const char *path = arg;
+    size_t size = 300 * page + 5;
+    unsigned char *data = pattern(size, 2);
+    memsnap_snapshot *s, *f;
+    memsnap_view *m = NULL;
+    int fd;
+    if (strcmp(config.backend, "heap") != 0) {
+        test_skip("for MEMSNAP_NO_FD alone");
+        return;
+    }
+    if (!punish()) {
+        test_skip("no system call filters");
+        return;
+    }
+    assert_ok(memsnap_snapshot_new(data, size, MEMSNAP_NO_FD, &s));
+    use_view(s, view(s), false, path);
+    f = snap_clone(s);
+    g_assert_cmpint(memsnap_snapshot_view_mut(f, MEMSNAP_VIEW_TRACK, &m), ==, -ENOTSUP);
+    use_view(s, view_mut(f), true, path);
+    g_assert_cmpint(memsnap_snapshot_export_fd(s, &fd), ==, -ENOTSUP);
+    memsnap_snapshot_unref(f);
+    assert_ok(memsnap_snapshot_new_from_file(path, MEMSNAP_NO_FD, &f));
+    use_view(s, view(f), false, path);
+    memsnap_snapshot_unref(f);
+    assert_content(s, data, size);
+    memsnap_snapshot_unref(s);
+    g_free(data);
+}
+
+static void test_punished(void)
+{
+    char *path = temp_path("image");
+    child_run(stay_unpunished, path);
+    g_free(path);
+}
+
 /* ---- loaded as a plug-in --------------------------------------------------------------------- */
 
 static const char library[] = ".libs/libmemsnap.so";
@@ -497,6 +585,7 @@ int main(int argc, char **argv)
     test_add("closed-output", test_closed_output, 0);
     test_add("reused-numbers", test_reused_numbers, TEST_SOURCES);
     test_add("reused-in-child", test_reused_in_child, TEST_SOURCES);
+    test_add("punished", test_punished, TEST_SOURCES);
     test_add("unloaded", test_unloaded, TEST_PLAIN);
     test_add("fork-in-handler", test_fork_in_handler, TEST_PLAIN);
     test_add("fork-handlers", test_fork_handlers, TEST_PLAIN);

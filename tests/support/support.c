@@ -453,6 +453,8 @@ memsnap_view *view_mut(memsnap_snapshot *s)
 
 unsigned tracking(void)
 {
+    if (config.flags & MEMSNAP_NO_FD)
+        return 0;
     return config.os->track(NULL, 0) == 0 ? MEMSNAP_VIEW_TRACK : 0;
 }
 
