@@ -143,7 +143,7 @@ static void test_sparse_pieces(void)
     g_test_message("seed %zu", (size_t)r.state);
     g_assert_cmpint(ftruncate(fd, (off_t)size), ==, 0);
     for (int i = 0; i < 60; i++) {
-        size_t at = rng_below(&r, size), len = least(1 + rng_below(&r, 5 * page), size - at);
+        size_t at = rng_below(&r, size), len = ms_min(1 + rng_below(&r, 5 * page), size - at);
         fill(data + at, len, rng_next(&r));
         g_assert_cmpint(pwrite(fd, data + at, len, (off_t)at), ==, (ssize_t)len);
     }

@@ -174,7 +174,7 @@ mutate "runs of other chunks count as continuing" storage/image.c '/^void ms_ima
 mutate "full nodes are never collapsed" storage/image.c '/^static bool node_is_run/,/^}/s/if (is_node(&v\[0\]))/if (v)/' image
 mutate "nodes without slots stay" storage/image.c '/^static void slot_collapse/,/^}/s/if (!n->own)/if (!n)/' image
 mutate "nothing is known to have been given back" storage/store.c '/^static void family_give_back/,/^}/s/atomic_exchange_explicit.*//' store
-mutate "what was given back is never forgotten" storage/store.c '/^bool ms_family_usage_test_and_clear_freed/,/^}/s/atomic_exchange_explicit(&c->freed, false, memory_order_relaxed)/true/' store
+mutate "what was given back is never forgotten" storage/store.c '/^bool ms_family_usage_test_and_clear_freed/,/^}/s/atomic_exchange_explicit(&c->freed, 0, memory_order_relaxed)/true/' store
 mutate "a store that is gone has given nothing back" storage/store.c '/^void ms_store_unref/,/^}/s/family_give_back(s->family, s->pages);/atomic_fetch_sub(\&s->family->pages, s->pages);/' store
 mutate "a full node keeps what none of its children is part of" storage/image.c '/^static void slot_collapse/,/^}/s/n->own == all \&\& n->rest.chunk/!n/' image
 mutate "when the rest goes its zero children keep their slots" storage/image.c '/^static void slot_collapse/,/^}/s/mask = all;//' image
@@ -226,8 +226,8 @@ mutate "heap pages are not freed" storage/store.c '/^void ms_chunk_unref/,/^}/s/
 mutate "swapped pages are skipped by PAGEMAP_SCAN" os/pagemap.c 's/OURS, OURS, PAGE_IS_PRESENT | PAGE_IS_SWAPPED, OURS/OURS, OURS, PAGE_IS_PRESENT, OURS/' swap
 mutate "swapped pages are skipped in the pagemap file" os/pagemap.c 's/(entry & (ENTRY_PRESENT | ENTRY_SWAPPED))/(entry \& ENTRY_PRESENT)/' swap
 mutate "the self-test of the pagemap is skipped" os/pagemap.c 's/return is_honest(source) ? ask/return source < OS_SOURCES ? ask/' distrust
-mutate "the self-test believes any answer" os/pagemap.c 's/verdict = answer == TEST_PATTERN ? HONEST : USELESS;/verdict = HONEST;/' distrust
-mutate "a child asks its parent's pagemap" os/pagemap.c 's/bool inherited = pagemap.process != ms_process_generation();/bool inherited = false;/' "os-pagemap fork"
+mutate "the self-test believes any answer" os/pagemap.c 's/return answer == TEST_PATTERN ? HONEST : USELESS;/return HONEST;/' distrust
+mutate "a child asks its parent's pagemap" os/descriptors.c 's/if (f->process != ms_process_generation() ||/if (/' "os-pagemap fork"
 mutate "more regions are asked for than the kernel counts right" os/pagemap.c 's/REGIONS = 512, ENTRIES/REGIONS = 2048, ENTRIES/' "os-pagemap view"
 mutate "a scan forgets the last run of each call" os/pagemap.c '/^static bool add_run/,/^}/s/if (\*n == max)/if (*n + 1 == max)/' "os-pagemap view"
 mutate "all of the last page counts" mapping/dirty.c 's/return page + 1 == m->pages ? m->size - page \* ps : ps;/return m ? ps + 0 * page : 0;/' "view mutable"
@@ -308,21 +308,32 @@ mutate "holes are not punched when the image is gathered again" writer.c '/^stat
 
 # ---- the system ---------------------------------------------------------------------------------
 
-mutate "a store can shrink" os/linux.c 's/fcntl(fd, F_ADD_SEALS, F_SEAL_SHRINK);//' os-object
-mutate "a file without seals counts as sealed" os/atomic_file.c 's/ || seals < 0 || / || /' export
+mutate "a store can shrink" os/memfd.c 's/fcntl(fd, F_ADD_SEALS, F_SEAL_SHRINK);//' os-object
+mutate "a file without seals counts as sealed" os/memfd.c 's/ || seals < 0 || / || /' export
 mutate "what was stored behind a memfd's end is adopted" file.c 's/^           has_zero_tail(file, size, pages);/           file;/' file
-mutate "an exported descriptor can be written to" os/atomic_file.c 's/#define ALL_SEALS (F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_WRITE | F_SEAL_SEAL)/#define ALL_SEALS (F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL)/' export
+mutate "an exported descriptor can be written to" os/memfd.c 's/#define ALL_SEALS (F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_WRITE | F_SEAL_SEAL)/#define ALL_SEALS (F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL)/' export
 mutate "a save renames before the file is synced" os/atomic_file.c 's/e = finish_writing(file->fd, sync);/e = finish_writing(file->fd, false);/' save
 mutate "a save does not sync the directory" os/atomic_file.c 's/if (e == 0 && sync)$/if (e == 0 \&\& !p)/' save
 mutate "a replaced file's permissions are lost" os/atomic_file.c 's/if (e == 0 && p->exists)/if (e == 0 \&\& !p)/' save
 mutate "a failed save leaves its temporary file" os/atomic_file.c '/^void ms_save_abandon/,/^}/s/remove_temporary(s->place);//' save
-mutate "another file under the descriptor's number is believed" os/files.c 's/if ((uint64_t)st->st_dev != o->dev .*/if (!o)/' "limit os-object"
-mutate "the limit of file sizes is met the hard way" os/files.c 's/return end > limit.rlim_cur ? -EFBIG : 0;/return 0;/' "limit os-object"
+mutate "another file under the descriptor's number is believed" os/descriptors.c 's/if ((uint64_t)st->st_dev != o->dev .*/if (!o)/' "limit os-object"
+mutate "the limit of file sizes is met the hard way" os/common.c 's/return end > limit.rlim_cur ? -EFBIG : 0;/return 0;/' "limit os-object"
 mutate "a short write counts as whole" os/files.c '/^int ms_object_write/,/^}/s/advance(&v, &n, &skip, (size_t)done);/n = 0;/' "os-object save"
-mutate "descriptors 0 to 2 are used" os/files.c 's/if (fd > 2 || fd < 0)/if (fd >= -1)/' "limit os-object"
+mutate "descriptors 0 to 2 are used" os/descriptors.c 's/if (fd >= STANDARD || fd < 0)/if (fd >= -1)/;s/taken = fcntl(fd, F_GETFD) >= 0 || put_placeholder(fd);/(void)put_placeholder;/' "limit os-object"
+mutate "descriptors 0 to 2 are used for a moment" os/descriptors.c 's/taken = fcntl(fd, F_GETFD) >= 0 || put_placeholder(fd);/(void)put_placeholder;/' system
+mutate "a placeholder is removed while another thread counts on it" os/descriptors.c 's/if (placeholders.users > 0 \&\& --placeholders.users == 0)/if (placeholders.users-- || 1)/' system
+mutate "a shared descriptor is closed by its number" os/descriptors.c '/^int ms_shared_file(/,/^}/s/ms_object_close(&f->file);/close(f->file.fd), f->file.fd = -1;/' system
+mutate "descriptors outlive the library" os/track.c 's/^    ms_shared_file_close(&tracker);//' system
+mutate "a fork in a handler waits for its own thread" os/lock.c 's/if (inside || is_abandoned)/if (is_abandoned)/' system
+mutate "a handler of an earlier pthread_atfork takes the locks again" os/lock.c 's/return is_forking || is_abandoned;/return is_abandoned;/' system
+mutate "strict accounting is assumed without /proc" os/memfd.c 's/return refused \&\& !limited ? YES : NO;/return YES;/' system
+mutate "all of a temporary file is allocated" os/files.c 's/if (bytes_of_holes(o, offset, offset + len) > MAX_COMMIT)/if (!o)/' system
+mutate "holes become heap memory" storage/fill.c 's/return c->store->kind == STORE_HEAP ||/return/' file
+mutate "memory that is not there is asked for" storage/fill.c 's/return size > ms_os->memory_left() ? -ENOMEM : 0;/return 0;/' system
+mutate "heap pages are handed out where huge ones are required" storage/fill.c 's/if (flags \& MEMSNAP_HUGE_REQUIRE \&\& c->store->kind == STORE_HEAP)/if (!c)/' system
 mutate "what is behind the end of a file is left as it was in the buffer" os/files.c '/^int ms_object_read/,/^}/s/fill_with_zeros(v, n, skip);/(void)fill_with_zeros;/' "os-object file"
-mutate "EPERM is an input or output error" os/posix.c '/^    case EPERM:$/d' os-memory
-mutate "too many mappings are too little memory" os/posix.c 's/if (e == ENOMEM && mappings_exhausted())/if (!e \&\& mappings_exhausted())/' "limit os-memory"
+mutate "EPERM is an input or output error" os/common.c '/^    case EPERM:$/d' os-memory
+mutate "too many mappings are too little memory" os/address_space.c 's/if (e == ENOMEM && mappings_exhausted())/if (!e \&\& mappings_exhausted())/' "limit os-memory"
 mutate "a fork does not wait for threads inside the library" os/lock.c '/^static void before_fork/,/^}/s/pthread_rwlock_wrlock(\&fork_lock);//;/^static void in_parent/,/^}/s/pthread_rwlock_unlock(\&fork_lock);//;/^static void in_child/,/^}/s/pthread_rwlock_unlock(\&fork_lock);//' "thread fork"
 mutate "a write block does not stop anybody" os/write_block.c '/^static int protect_range/,/^}/s/r = write_protect(g);/(void)write_protect;/' "os-write-block thread"
 mutate "a write block takes swapped pages for absent ones" os/write_block.c 's/bool swap = swap_exists();/bool swap = swap_exists() \&\& !g;/;s/if (r == 0 && !swap && swap_exists())/if (r < -1000)/;s/mark_candidates(g, false, true) < 0/false/' swap
@@ -333,7 +344,7 @@ mutate "what does not fit is reported as done" os/track.c '/^int ms_written/,/^}
 mutate "steps that are not asked for first are left out" os/track.c '/^int ms_written/,/^}/s/parts.v\[0\] = (struct os_range){at, next};/parts.v[0] = (struct os_range){at, next < at + step ? next : at + step};/' os-track
 mutate "tracking goes on after a take that failed" writer.c '/what was reported is lost/,/return e/s/ms_mapping_untrack(&w->mapping);/(void)w;/' "fault mutable"
 mutate "tracking is believed after an exchange" mapping/mapping.c '/^static void forget_properties/,/^}/s/m->tracked = false;//' mutable
-mutate "signals stay blocked behind a write block" os/write_block.c '/^void ms_write_block_open/,/^}/s/pthread_sigmask(.*);//' "os-write-block thread"
+mutate "signals stay blocked behind a write block" os/write_block.c '/^static void forget/,/^}/s/pthread_sigmask(.*);//' "os-write-block thread"
 
 # ---- saving and deltas --------------------------------------------------------------------------
 
