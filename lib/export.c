@@ -223,13 +223,9 @@ static int share_copy(memsnap_snapshot *s, struct image *i, int *fd)
     return 0;
 }
 
-int memsnap_snapshot_export_fd(memsnap_snapshot *s, int *fd)
+static int export_fd(memsnap_snapshot *s, int *fd)
 {
     struct image *i;
-    if (!s || !fd)
-        return -EINVAL;
-    if (s->flags & MEMSNAP_NO_FD)
-        return -ENOTSUP;
     ms_enter();
     int e = ms_snapshot_image(s, false, &i);
     if (e < 0) {
@@ -244,5 +240,17 @@ int memsnap_snapshot_export_fd(memsnap_snapshot *s, int *fd)
     ms_enter();
     ms_image_unref(i);
     ms_leave();
+    return e;
+}
+
+int memsnap_snapshot_export_fd(memsnap_snapshot *s, int *fd)
+{
+    if (!s || !fd)
+        return -EINVAL;
+    if (s->flags & MEMSNAP_NO_FD)
+        return -ENOTSUP;
+    int before = ms_uncancellable(); /* copying reads and writes outside ms_enter() */
+    int e = export_fd(s, fd);
+    ms_cancellable(before);
     return e;
 }

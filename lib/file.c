@@ -24,12 +24,19 @@ static bool has_zero_tail(const struct os_object *file, uint64_t size, size_t pa
     return zero;
 }
 
+/* Its size is looked at again behind the seals: whoever sent it may have made it shorter since. */
+static bool is_sealed(const struct os_object *file, uint64_t size)
+{
+    uint64_t now;
+    return ms_os->file_sealed(file) && ms_os->file_size(file, &now) == 0 && now >= size;
+}
+
 /* A sealed memfd is adopted as it is, unless it has to be in huge pages. */
 static bool can_adopt(const struct os_object *file, uint64_t size, size_t pages, unsigned flags)
 {
     if (flags & MEMSNAP_FILE_MAP)
         return true;
-    return !(flags & (MEMSNAP_NO_FD | MEMSNAP_HUGE_REQUIRE)) && ms_os->file_sealed(file) &&
+    return !(flags & (MEMSNAP_NO_FD | MEMSNAP_HUGE_REQUIRE)) && is_sealed(file, size) &&
            has_zero_tail(file, size, pages);
 }
 
@@ -186,6 +193,21 @@ static int snapshot_of_file(struct os_object *file, uint64_t size, unsigned flag
     return e;
 }
 
+/* Some files open well and cannot be mapped: better said now than when the first view is opened. */
+static int check_mapping(const struct os_object *file, uint64_t size, unsigned flags)
+{
+    size_t ps = ms_os->page_size();
+    enum os_share how = flags & MEMSNAP_FILE_SHARED ? OS_SHARED_WRITE : OS_PRIVATE;
+    void *p;
+    if (!(flags & MEMSNAP_FILE_MAP) || !size)
+        return 0;
+    /* of the last page: file systems of huge pages have no mapping that begins there */
+    int e = ms_os->map_new(file, (size - 1) / ps * ps, ps, ps, how, &p);
+    if (e == 0)
+        ms_os->unmap(p, ps);
+    return e == -EINVAL ? -ENOTSUP : e;
+}
+
 static int check_file_flags(unsigned *flags)
 {
     if (*flags & ~(MS_HUGE_FLAGS | MS_FILE_FLAGS | MEMSNAP_NO_FD) ||
@@ -204,7 +226,9 @@ static int finish(int e, struct os_object *file, uint64_t size, unsigned flags,
 {
     if (e < 0)
         return e;
-    e = snapshot_of_file(file, size, flags, out);
+    e = check_mapping(file, size, flags);
+    if (e == 0)
+        e = snapshot_of_file(file, size, flags, out);
     if (file->fd >= 0)
         ms_os->object_close(file);
     return e;

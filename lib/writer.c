@@ -262,13 +262,30 @@ static int open_shadow(struct memsnap_snapshot *s, unsigned flags, void *at)
     return 0;
 }
 
+/* The rest of a file's last page is nobody's, but stores of an earlier view are still there while
+ * the page is in memory. Only what is not zero is written to: that page has its place. */
+static void clear_file_tail(struct memsnap_snapshot *s)
+{
+    struct mapping *m = &s->writer.mapping;
+    char *tail = m->address + s->size;
+    size_t len = m->length - s->size;
+    uint64_t now;
+    if (s->size % ms_os->page_size() == 0 ||
+        ms_os->file_size(&s->writer.chunk->store->object, &now) < 0 || now < s->size)
+        return;
+    if (!ms_bytes_equal(tail, NULL, len))
+        memset(tail, 0, len);
+}
+
 static int open_direct(struct memsnap_snapshot *s, struct chunk *c, unsigned flags, void *at)
 {
     struct writer *w = &s->writer;
     int e = ms_mapping_open_shared(&w->mapping, c, s->image, s->size, flags, at);
     if (e < 0)
         return e;
-    if (w->state != WRITER_FILE) {
+    if (w->state == WRITER_FILE) {
+        clear_file_tail(s);
+    } else {
         w->state = WRITER_DIRECT;
         w->chunk = c;
         w->tail_dirty = s->size % ms_os->page_size() != 0;

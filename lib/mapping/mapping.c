@@ -369,7 +369,9 @@ int ms_mapping_open_shared(struct mapping *m, struct chunk *c, struct image *i, 
     int e = ms_chunk_prepare_shared(c);
     if (e < 0)
         return e;
-    if (at) {
+    if (!m->pages) {
+        e = ms_os->reserve(at, m->length, ms_os->page_size(), &address);
+    } else if (at) {
         e = ms_os->reserve(at, m->length, ms_os->page_size(), &address);
         if (e == 0 && (e = ms_os->map_over(&c->store->object, c->offset, address, m->length,
                                            OS_SHARED_WRITE)) < 0)

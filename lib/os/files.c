@@ -239,17 +239,37 @@ static int check_type(const struct stat *st)
 }
 
 /* Files of /proc and the like are regular, say they are empty, and yield bytes when read: no
- * image can be made of them. */
-static int check_size(int fd, const struct stat *st)
+ * image can be made of them. Others (memfd_secret) cannot be read by system calls at all. */
+static int check_reading(int fd, const struct stat *st)
 {
-    if (st->st_size > 0)
-        return 0;
     char byte;
     ssize_t n;
     do
         n = pread(fd, &byte, 1, 0);
     while (n < 0 && errno == EINTR);
+    if (st->st_size > 0)
+        return n >= 0 ? 0 : errno == EINVAL || errno == ESPIPE ? -ENOTSUP : ms_os_error(errno);
     return n == 0 ? 0 : -EINVAL;
+}
+
+/* With O_DIRECT bytes can be read in whole blocks only. The mode is the open file's, so that it
+ * cannot be switched off for this descriptor alone. */
+static int leave_direct(struct os_object *o)
+{
+#ifdef O_DIRECT
+    int flags = fcntl(o->fd, F_GETFL);
+    if (flags < 0 || !(flags & O_DIRECT))
+        return 0;
+    int fd = ms_object_reopen(o, (flags & O_ACCMODE) | O_NONBLOCK);
+    if (fd < 0)
+        return errno == EMFILE || errno == ENFILE || errno == ENOMEM ? ms_os_error(errno)
+                                                                     : -ENOTSUP;
+    close(o->fd);
+    o->fd = fd;
+#else
+    (void)o;
+#endif
+    return 0;
 }
 
 /* "memfd" for one that somebody else made. tmpfs files have seals too, but are born with
@@ -279,7 +299,9 @@ static int adopt_file(int fd, struct os_object *o, uint64_t *size)
     if (r == 0)
         r = check_type(&st);
     if (r == 0)
-        r = check_size(made.fd, &st);
+        r = leave_direct(&made);
+    if (r == 0)
+        r = check_reading(made.fd, &st);
     if (r < 0) {
         ms_object_close(&made);
         return r;

@@ -301,6 +301,286 @@ static void test_reused_in_child(void)
     g_free(path);
 }
 
+/* ---- files that are not what they seem ------------------------------------------------------- */
+
+static const struct os *real;
+static int sent = -1;
+
+/* The sender makes the object shorter, and seals it, at the last moment. */
+static bool shrink_and_seal(const struct os_object *o)
+{
+    if (ftruncate(sent, (off_t)page) == 0)
+        fcntl(sent, F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_WRITE | F_SEAL_SEAL);
+    return real->file_sealed(o);
+}
+
+static void adopt_shrinking(void *arg)
+{
+    (void)arg;
+    size_t size = 8 * page;
+    struct os table = *ms_os;
+    unsigned char *data = pattern(size, 1);
+    memsnap_snapshot *s = UNTOUCHED;
+    sent = memfd_create("sent", MFD_CLOEXEC | MFD_ALLOW_SEALING);
+    if (sent < 0 || write(sent, data, size) != (ssize_t)size) {
+        test_skip("no memfd");
+        return;
+    }
+    real = ms_os;
+    table.file_sealed = shrink_and_seal;
+    ms_os = &table;
+    int e = memsnap_snapshot_new_from_fd(sent, config.flags, &s);
+    if (e < 0) {
+        assert_refused(e, -EIO, s);
+        return;
+    }
+    assert_content(s, data, memsnap_snapshot_size(s)); /* whatever it says is there */
+}
+
+static void test_shrinking(void)
+{
+    child_run(adopt_shrinking, NULL);
+}
+
+/* Whatever snapshot can be made of a descriptor can be read and viewed. */
+static void refuse_or_read(int fd, const unsigned char *data, size_t size)
+{
+    static const unsigned ways[] = {0, MEMSNAP_FILE_MAP, MEMSNAP_FILE_SHARED};
+    for (size_t i = 0; i < G_N_ELEMENTS(ways); i++) {
+        memsnap_snapshot *s = UNTOUCHED;
+        if (ways[i] && config_is("heap"))
+            continue;
+        int e = memsnap_snapshot_new_from_fd(fd, config.flags | ways[i], &s);
+        if (e < 0) {
+            assert_refused(e, -ENOTSUP, s);
+            continue;
+        }
+        assert_content(s, data, size);
+        memsnap_snapshot_unref(s);
+    }
+}
+
+static void test_direct_descriptor(void)
+{
+    size_t size = 3 * page + 100;
+    unsigned char *data = pattern(size, 4);
+    char *path = temp_file("direct", data, size);
+    int fd = open(path, O_RDWR | O_DIRECT | O_CLOEXEC);
+    if (fd < 0) {
+        test_skip("the file system knows no O_DIRECT");
+    } else {
+        refuse_or_read(fd, data, size);
+        g_assert_true(fcntl(fd, F_GETFL) & O_DIRECT); /* the caller's is as it was */
+        close(fd);
+    }
+    g_free(path);
+    g_free(data);
+}
+
+static void test_secret_memory(void)
+{
+    int fd = -1;
+    unsigned char *nothing = g_malloc0(4 * page);
+#ifdef SYS_memfd_secret
+    fd = (int)syscall(SYS_memfd_secret, O_CLOEXEC);
+#endif
+    if (fd < 0 || ftruncate(fd, (off_t)(4 * page)) < 0)
+        test_skip("no memfd_secret");
+    else
+        refuse_or_read(fd, nothing, 4 * page);
+    if (fd >= 0)
+        close(fd);
+    g_free(nothing);
+}
+
+/* The pool is empty, as it is nearly everywhere. */
+static void test_huge_file(void)
+{
+    unsigned char *nothing = g_malloc0(4 * page);
+    int fd = memfd_create("huge", MFD_CLOEXEC | MFD_HUGETLB);
+    if (fd < 0 || ftruncate(fd, (off_t)(16 * MIB)) < 0)
+        test_skip("no hugetlbfs");
+    else
+        for (int i = 0; i < 2; i++) {
+            memsnap_snapshot *s = UNTOUCHED;
+            unsigned how = config_is("heap") ? 0 : (i ? MEMSNAP_FILE_SHARED : MEMSNAP_FILE_MAP);
+            int e = memsnap_snapshot_new_from_fd(fd, config.flags | how, &s);
+            if (e < 0) {
+                assert_refused(e, -ENOTSUP, s);
+                continue;
+            }
+            memsnap_view_unref(view(s));
+            memsnap_snapshot_unref(s);
+        }
+    if (fd >= 0)
+        close(fd);
+    g_free(nothing);
+}
+
+static memsnap_snapshot *live_file(const char *path)
+{
+    memsnap_snapshot *s = NULL;
+    assert_ok(memsnap_snapshot_new_from_file(path, MEMSNAP_FILE_SHARED, &s));
+    return s;
+}
+
+/* The rest of the last page reads as zeros in each new view, and an empty one is as any other. */
+static void test_live_file_end(void)
+{
+    char *directory = g_strdup("/dev/shm/memsnap-end-XXXXXX");
+    if (config_is("heap") || !mkdtemp(directory)) {
+        test_skip("no file in memory that can be mapped");
+        g_free(directory);
+        return;
+    }
+    static const size_t sizes[] = {0, 10};
+    char *path = g_build_filename(directory, "live", NULL);
+    for (size_t i = 0; i < G_N_ELEMENTS(sizes); i++) {
+        g_assert_true(g_file_set_contents(path, "0123456789", (gssize)sizes[i], NULL));
+        memsnap_snapshot *s = live_file(path);
+        for (unsigned flags = 0; flags < 2; flags++) {
+            memsnap_view *m = NULL;
+            assert_ok(memsnap_snapshot_view_mut(s, flags ? MEMSNAP_VIEW_PREFAULT : 0, &m));
+            g_assert_true(all_zero(bytes(m) + sizes[i], page - sizes[i]));
+            memset(bytes(m) + sizes[i], 'x', page - sizes[i]);
+            memsnap_view_unref(m);
+        }
+        assert_content(s, "0123456789", sizes[i]);
+        memsnap_snapshot_unref(s);
+    }
+    unlink(path);
+    rmdir(directory);
+    g_free(path);
+    g_free(directory);
+}
+
+/* ---- cancellation ---------------------------------------------------------------------------- */
+
+struct cancelled {
+    memsnap_snapshot *base, *s;
+    memsnap_view *v;
+    char *path;
+    size_t call;
+    bool returned;
+};
+
+static void ignore(int e)
+{
+    (void)e;
+}
+
+static void call_save(struct cancelled *c)
+{
+    ignore(memsnap_snapshot_save(c->s, c->path, 0));
+}
+
+static void call_from_file(struct cancelled *c)
+{
+    memsnap_snapshot *t = NULL;
+    ignore(memsnap_snapshot_new_from_file(c->path, config.flags, &t));
+    memsnap_snapshot_unref(t);
+}
+
+static void call_save_delta(struct cancelled *c)
+{
+    ignore(memsnap_snapshot_save_delta(c->s, c->base, c->path, 0));
+}
+
+static void call_load_delta(struct cancelled *c)
+{
+    memsnap_snapshot *t = NULL;
+    ignore(memsnap_snapshot_load_delta(c->base, c->path, 0, &t));
+    memsnap_snapshot_unref(t);
+}
+
+static void call_export(struct cancelled *c)
+{
+    int fd = -1;
+    int e = memsnap_snapshot_export_fd(c->s, &fd);
+    c->returned = true; /* close(2) may act on it */
+    if (e == 0)
+        close(fd);
+}
+
+static void call_take(struct cancelled *c)
+{
+    memsnap_snapshot *t = NULL;
+    memsnap_view_take_snapshot(c->v, MEMSNAP_TAKE_ATOMIC, &t);
+    memsnap_snapshot_unref(t);
+    t = NULL;
+    memsnap_view_take_snapshot(c->v, 0, &t);
+    memsnap_snapshot_unref(t);
+}
+
+static void call_the_rest(struct cancelled *c)
+{
+    memsnap_snapshot *t = NULL;
+    memsnap_view *v = NULL, *m = NULL;
+    size_t cursor = 0;
+    struct memsnap_range r;
+    char byte;
+    assert_ok(memsnap_snapshot_clone(c->s, &t));
+    assert_ok(memsnap_snapshot_view(t, 0, &v));
+    bytes(v)[0] ^= 1;
+    memsnap_view_dirty(v, &cursor, &r, 1);
+    assert_ok(memsnap_view_restore(v));
+    ignore(memsnap_view_restore_to(v, c->base));
+    ignore(memsnap_view_protect(v, 0, page, MEMSNAP_ACCESS_READ));
+    view_stats(v);
+    snap_stats(t);
+    cursor = 0;
+    ignore(memsnap_snapshot_diff(c->base, t, &cursor, &r, 1));
+    assert_ok(memsnap_snapshot_read(t, 0, &byte, 1));
+    assert_ok(memsnap_snapshot_view_mut(t, 0, &m));
+    ignore(memsnap_view_flush(m, 0, page));
+    memsnap_view_unref(m);
+    memsnap_view_unref(v);
+    memsnap_snapshot_unref(t);
+}
+
+static void (*const cancelled_calls[])(struct cancelled *) = {call_save,       call_from_file,
+                                                              call_save_delta, call_load_delta,
+                                                              call_export,     call_take,
+                                                              call_the_rest};
+
+/* A cancellation that is pending acts at the first cancellation point. */
+static void *call_cancelled(void *arg)
+{
+    struct cancelled *c = arg;
+    c->returned = false;
+    pthread_cancel(pthread_self());
+    cancelled_calls[c->call](c);
+    c->returned = true;
+    return NULL;
+}
+
+static void cancel_calls(void *arg)
+{
+    (void)arg;
+    size_t size = 6 * MIB;
+    struct cancelled c = {.base = snap_pattern(size, 1), .path = temp_path("file")};
+    c.v = view(c.base);
+    for (size_t at = 0; at < size; at += 8 * page)
+        bytes(c.v)[at] ^= 1;
+    c.s = take(c.v);
+    for (c.call = 0; c.call < G_N_ELEMENTS(cancelled_calls); c.call++) {
+        pthread_t thread;
+        c.returned = false;
+        g_assert_cmpint(pthread_create(&thread, NULL, call_cancelled, &c), ==, 0);
+        pthread_join(thread, NULL);
+        if (!c.returned)
+            child_exit(10 + (int)c.call);
+    }
+}
+
+static void test_cancelled(void)
+{
+    if (on_sanitizer())
+        test_skip("a sanitizer's runtime does not outlive cancelled threads");
+    else
+        child_run(cancel_calls, NULL);
+}
+
 /* ---- sandboxes that kill --------------------------------------------------------------------- */
 
 /* The process dies of these two calls. */
@@ -585,6 +865,12 @@ int main(int argc, char **argv)
     test_add("closed-output", test_closed_output, 0);
     test_add("reused-numbers", test_reused_numbers, TEST_SOURCES);
     test_add("reused-in-child", test_reused_in_child, TEST_SOURCES);
+    test_add("shrinking", test_shrinking, 0);
+    test_add("direct-descriptor", test_direct_descriptor, 0);
+    test_add("secret-memory", test_secret_memory, 0);
+    test_add("huge-file", test_huge_file, 0);
+    test_add("live-file-end", test_live_file_end, 0);
+    test_add("cancelled", test_cancelled, 0);
     test_add("punished", test_punished, TEST_SOURCES);
     test_add("unloaded", test_unloaded, TEST_PLAIN);
     test_add("fork-in-handler", test_fork_in_handler, TEST_PLAIN);
