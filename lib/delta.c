@@ -134,7 +134,8 @@ struct writing {
     /* The record being gathered. */
     struct delta_record record;
     unsigned char table[8 * RECORD_BLOCKS];
-    unsigned char *data; /* RECORD_BLOCKS blocks */
+    unsigned char old_block[BLOCK], new_block[BLOCK]; /* being compared */
+    unsigned char *data;                              /* RECORD_BLOCKS blocks */
     size_t table_len, data_len;
     uint64_t records;
     /* Bytes on their way to the file. */
@@ -282,7 +283,7 @@ static void choose_witnesses(struct writing *w)
 /* Those below `block`. */
 static int write_witnesses(struct writing *w, uint64_t block)
 {
-    unsigned char bytes[BLOCK];
+    unsigned char *bytes = w->old_block;
     for (; w->next_witness < w->witnesses && w->witness[w->next_witness] < block;
          w->next_witness++) {
         uint64_t b = w->witness[w->next_witness];
@@ -306,7 +307,7 @@ static bool is_witness(struct writing *w, uint64_t block)
 /* A block of pages that may differ. */
 static int write_block(struct writing *w, uint64_t block)
 {
-    unsigned char old_block[BLOCK], new_block[BLOCK];
+    unsigned char *old_block = w->old_block, *new_block = w->new_block;
     size_t len = block_bytes(w->size, BLOCK, block);
     int e = read_bytes(&w->old_bytes, (size_t)block * BLOCK, len, old_block);
     if (e == 0)

@@ -13,9 +13,8 @@ struct candidate_scan {
     size_t next, n;
     /* set by the caller: only what was stored to since last asked; cleared when that fails */
     bool written;
-    bool all; /* no source worked: every page is a candidate */
-    /* PAGEMAP_SCAN repeats regions when asked for more in one call (facts: dup) */
-    struct os_range v[512];
+    bool all;              /* no source worked: every page is a candidate */
+    struct os_range v[96]; /* on the stack; no call of the library takes more than 8 KiB of it */
 };
 
 void ms_scan_begin(struct candidate_scan *s, const struct mapping *m, size_t first_page,

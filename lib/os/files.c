@@ -13,7 +13,7 @@
 #include <sys/uio.h>
 #include <unistd.h>
 
-enum { IOV_BATCH = 256 }; /* 4 KiB of stack; below every system's IOV_MAX */
+enum { IOV_BATCH = 128 }; /* 2 KiB of stack; below every system's IOV_MAX */
 
 /* ---- objects --------------------------------------------------------------------------------- */
 

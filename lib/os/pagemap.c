@@ -22,9 +22,9 @@
 #include <string.h>
 #include <unistd.h>
 
-/* The kernel works in blocks of 512 regions and reports some twice when more are asked for. The
- * first call asks for fewer: room that is not needed costs more than the call itself. */
-enum { FIRST_REGIONS = 64, REGIONS = 512, ENTRIES = 512 };
+/* On the stack, of which there may be little. The kernel would report some regions twice if more
+ * than 512 were asked for. */
+enum { REGIONS = 96, ENTRIES = 256 };
 
 static const uint64_t ENTRY_PRESENT = UINT64_C(1) << 63, ENTRY_SWAPPED = UINT64_C(1) << 62;
 static const uint64_t ENTRY_FILE = UINT64_C(1) << 61;
@@ -109,10 +109,10 @@ int ms_pagemap_scan(uintptr_t *cursor, uintptr_t end, enum pagemap_what what, st
                     size_t max)
 {
     struct page_region regions[REGIONS];
-    size_t n = 0, ask = FIRST_REGIONS;
+    size_t n = 0;
     uintptr_t at = *cursor;
-    for (; at < end && n < max; ask = REGIONS) {
-        ask = max - n < ask ? max - n : ask;
+    while (at < end && n < max) {
+        size_t ask = max - n < REGIONS ? max - n : REGIONS;
         /* valgrind does not know that the kernel fills it in */
         memset(regions, 0, ask * sizeof regions[0]);
         struct pm_scan_arg arg = {

@@ -56,13 +56,13 @@ static void mark(struct closed *c, size_t first, size_t last)
 static int mark_candidates(const struct os_write_block *g, bool markers, bool swapped)
 {
     struct closed *c = closed_of(g);
-    struct os_range v[128];
+    struct os_range v[64];
     size_t page = ms_page_size();
     uintptr_t at = g->start;
     while (at < g->end) {
         int n = markers ? ms_pagemap_scan(&at, g->end, swapped ? PAGEMAP_PRIVATE : PAGEMAP_PRESENT,
-                                          v, 128)
-                        : ms_candidates(OS_SOURCE_SCAN, &at, g->end, v, 128);
+                                          v, 64)
+                        : ms_candidates(OS_SOURCE_SCAN, &at, g->end, v, 64);
         if (n < 0)
             return n;
         for (int i = 0; i < n; i++)

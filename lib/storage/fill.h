@@ -24,7 +24,7 @@ struct batch {
     struct store *store;
     uint64_t offset, len;
     size_t n;
-    struct os_iov v[128];
+    struct os_iov v[64];
 };
 /* The chunk's bytes are data's len, then zeros: a page of them that lives until the flush; may
  * be NULL if len is the whole chunk. */

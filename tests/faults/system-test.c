@@ -581,6 +581,79 @@ static void test_cancelled(void)
         child_run(cancel_calls, NULL);
 }
 
+/* ---- stack ----------------------------------------------------------------------------------- */
+
+enum { PAINTED = 256 << 10, PROMISED = 8 << 10, PAINT = 0xA5 };
+
+/* The calls of cancelled_calls[], in a thread whose stack is painted. */
+struct painted {
+    struct cancelled calls;
+    unsigned char *stack;
+    size_t used;
+};
+
+/* Bytes below `from` that were stored to since the paint. */
+static size_t stained(const unsigned char *stack, const unsigned char *from)
+{
+    const unsigned char *p = stack;
+    while (p < from && *p == PAINT)
+        p++;
+    return (size_t)(from - p);
+}
+
+static void paint(unsigned char *stack, const unsigned char *from)
+{
+    for (unsigned char *p = stack; p < from; p++)
+        *(volatile unsigned char *)p = PAINT;
+}
+
+static void *call_on_paint(void *arg)
+{
+    struct painted *p = arg;
+    unsigned char *here = __builtin_frame_address(0);
+    /* once before: the dynamic linker binds symbols, and the library opens what it keeps open */
+    for (int round = 0; round < 2; round++) {
+        paint(p->stack, here - 1024);
+        cancelled_calls[p->calls.call](&p->calls);
+        p->used = stained(p->stack, here);
+    }
+    return NULL;
+}
+
+static void measure_stack(void *arg)
+{
+    (void)arg;
+    size_t size = 6 * MIB;
+    struct painted p = {.calls = {.base = snap_pattern(size, 1), .path = temp_path("file")}};
+    p.calls.v = view(p.calls.base);
+    for (size_t at = 0; at < size; at += 8 * page)
+        bytes(p.calls.v)[at] ^= 1;
+    p.calls.s = take(p.calls.v);
+    p.stack = mmap(NULL, PAINTED, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    for (p.calls.call = 0; p.calls.call < G_N_ELEMENTS(cancelled_calls); p.calls.call++) {
+        pthread_attr_t attr;
+        pthread_t thread;
+        pthread_attr_init(&attr);
+        g_assert_cmpint(pthread_attr_setstack(&attr, p.stack, PAINTED), ==, 0);
+        g_assert_cmpint(pthread_create(&thread, &attr, call_on_paint, &p), ==, 0);
+        pthread_join(thread, NULL);
+        pthread_attr_destroy(&attr);
+        g_test_message("call %zu: %zu bytes of stack", p.calls.call, p.used);
+        g_assert_cmpuint(p.used, <=, PROMISED);
+    }
+}
+
+static void test_stack(void)
+{
+#ifdef __OPTIMIZE__
+    if (!on_sanitizer() && !on_valgrind()) {
+        child_run(measure_stack, NULL);
+        return;
+    }
+#endif
+    test_skip("frames are larger than those of an ordinary build");
+}
+
 /* ---- sandboxes that kill --------------------------------------------------------------------- */
 
 /* The process dies of these two calls. */
@@ -871,6 +944,7 @@ int main(int argc, char **argv)
     test_add("huge-file", test_huge_file, 0);
     test_add("live-file-end", test_live_file_end, 0);
     test_add("cancelled", test_cancelled, 0);
+    test_add("stack", test_stack, TEST_SOURCES);
     test_add("punished", test_punished, TEST_SOURCES);
     test_add("unloaded", test_unloaded, TEST_PLAIN);
     test_add("fork-in-handler", test_fork_in_handler, TEST_PLAIN);
