@@ -10,6 +10,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/statvfs.h>
 #include <sys/uio.h>
 #include <unistd.h>
 
@@ -33,16 +34,35 @@ static int nameless_file(const char *dir)
     return named;
 }
 
+/* Bytes that the file system of an open file has room for. */
+static uint64_t room_of(int fd)
+{
+    struct statvfs fs;
+    return fstatvfs(fd, &fs) < 0 ? 0 : (uint64_t)fs.f_bavail * fs.f_frsize;
+}
+
+/* In the first directory with room for as much as most families store, else where there is most:
+ * in a container /dev/shm may have 64 KiB, or be full. */
 int ms_temporary_create(struct os_object *o)
 {
     static const char *const dirs[] = {"/dev/shm", "/var/tmp", "/tmp"};
-    for (size_t i = 0; i < sizeof dirs / sizeof dirs[0]; i++) {
+    const uint64_t enough = 64 << 20;
+    uint64_t most = 0;
+    int best = -1;
+    for (size_t i = 0; i < sizeof dirs / sizeof dirs[0] && most < enough; i++) {
         int fd = nameless_file(dirs[i]);
-        if (fd >= 0)
-            return ms_object_adopt(fd, "file", o);
-        if (errno == EMFILE || errno == ENFILE || errno == ENOMEM)
+        uint64_t room = fd < 0 ? 0 : room_of(fd);
+        if (fd >= 0 && best >= 0)
+            close(room > most ? best : fd);
+        if (fd >= 0 && (best < 0 || room > most)) {
+            best = fd;
+            most = room;
+        }
+        if (fd < 0 && best < 0 && (errno == EMFILE || errno == ENFILE || errno == ENOMEM))
             return ms_os_error(errno);
     }
+    if (best >= 0)
+        return ms_object_adopt(best, "file", o);
     return errno == ENOSPC || errno == EDQUOT ? ms_os_error(errno) : -ENOTSUP;
 }
 

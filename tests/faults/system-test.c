@@ -14,6 +14,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <sys/mman.h>
+#include <sys/mount.h>
 #include <sys/prctl.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
@@ -142,6 +143,37 @@ static void require_huge(void *arg)
 static void test_require_huge(void)
 {
     child_run(require_huge, NULL);
+}
+
+/* /dev/shm is as small as in a container, and another directory is not. */
+static void small_shm(void *arg)
+{
+    (void)arg;
+    size_t size = 4 * MIB;
+    unsigned char *data = pattern(size, 1);
+    if (unshare(CLONE_NEWNS) < 0 || mount("none", "/", NULL, MS_REC | MS_PRIVATE, NULL) < 0 ||
+        mount("none", "/dev/shm", "tmpfs", 0, "size=64k") < 0) {
+        test_skip("mounting takes root");
+        return;
+    }
+    memsnap_snapshot *s = snap(data, size);
+    memsnap_view *m = view_mut(s);
+    memset(bytes(m), 7, size / 2);
+    memset(data, 7, size / 2);
+    memsnap_snapshot *t = take(m);
+    assert_content(t, data, size);
+    memsnap_view_unref(m);
+    memsnap_snapshot_unref(t);
+    memsnap_snapshot_unref(s);
+    g_free(data);
+}
+
+static void test_small_shm(void)
+{
+    if (config_is("posix"))
+        child_run(small_shm, NULL);
+    else
+        test_skip("for temporary files alone");
 }
 
 /* ---- descriptors ----------------------------------------------------------------------------- */
@@ -738,6 +770,63 @@ static void test_punished(void)
     g_free(path);
 }
 
+/* ---- system calls of others while writers are stopped ---------------------------------------- */
+
+static atomic_size_t refused_reads;
+
+static void *read_into(void *arg)
+{
+    int zero = open("/dev/zero", O_RDONLY | O_CLOEXEC);
+    while (!stop)
+        if (read(zero, arg, 8 * page) < 0)
+            atomic_fetch_add(&refused_reads, 1);
+    close(zero);
+    return NULL;
+}
+
+/* Whether this process may make the kernel wait for its stores. */
+static bool kernel_waits(void)
+{
+    int fd = -1;
+#ifdef SYS_userfaultfd
+    fd = (int)syscall(SYS_userfaultfd, O_CLOEXEC);
+#endif
+    if (fd < 0)
+        fd = open("/dev/userfaultfd", O_RDWR | O_CLOEXEC);
+    if (fd >= 0)
+        close(fd);
+    return fd >= 0;
+}
+
+static void read_while_taking(void *arg)
+{
+    (void)arg;
+    size_t size = 400 * page;
+    memsnap_snapshot *s = snap_pattern(size, 1), *t = NULL;
+    memsnap_view *m = view_mut(s);
+    pthread_t reader;
+    memsnap_snapshot_unref(take(m)); /* private from now on */
+    if (!kernel_waits() || memsnap_view_take_snapshot(m, MEMSNAP_TAKE_ATOMIC, &t) < 0) {
+        test_skip("writers cannot be stopped, or not in the kernel");
+        return;
+    }
+    memsnap_snapshot_unref(t);
+    pthread_create(&reader, NULL, read_into, bytes(m));
+    for (int i = 0; i < 200; i++) {
+        assert_ok(memsnap_view_take_snapshot(m, MEMSNAP_TAKE_ATOMIC, &t));
+        memsnap_snapshot_unref(t);
+    }
+    stop = true;
+    pthread_join(reader, NULL);
+    if (refused_reads)
+        child_exit(4);
+}
+
+static void test_reads_wait(void)
+{
+    child_run(read_while_taking, NULL);
+}
+
 /* ---- loaded as a plug-in --------------------------------------------------------------------- */
 
 static const char library[] = ".libs/libmemsnap.so";
@@ -934,6 +1023,7 @@ int main(int argc, char **argv)
     test_add("memory", test_memory, 0);
     test_add("memory-without-proc", test_memory_without_proc, 0);
     test_add("too-much", test_too_much, 0);
+    test_add("small-shm", test_small_shm, 0);
     test_add("require-huge", test_require_huge, 0);
     test_add("closed-output", test_closed_output, 0);
     test_add("reused-numbers", test_reused_numbers, TEST_SOURCES);
@@ -946,6 +1036,7 @@ int main(int argc, char **argv)
     test_add("cancelled", test_cancelled, 0);
     test_add("stack", test_stack, TEST_SOURCES);
     test_add("punished", test_punished, TEST_SOURCES);
+    test_add("reads-wait", test_reads_wait, 0);
     test_add("unloaded", test_unloaded, TEST_PLAIN);
     test_add("fork-in-handler", test_fork_in_handler, TEST_PLAIN);
     test_add("fork-handlers", test_fork_handlers, TEST_PLAIN);

@@ -328,6 +328,11 @@ mutate "a fork in a handler waits for its own thread" os/lock.c 's/if (inside ||
 mutate "a handler of an earlier pthread_atfork takes the locks again" os/lock.c 's/return is_forking || is_abandoned;/return is_abandoned;/' system
 mutate "strict accounting is assumed without /proc" os/memfd.c 's/return refused \&\& !limited ? YES : NO;/return YES;/' system
 mutate "all of a temporary file is allocated" os/files.c 's/if (bytes_of_holes(o, offset, offset + len) > MAX_COMMIT)/if (!o)/' system
+mutate "a write block never makes the kernel wait" os/write_block.c 's/int fd = ms_open_userfaultfd(0);/int fd = ms_open_userfaultfd(UFFD_USER_MODE_ONLY);/' system
+mutate "a full directory is good enough for a temporary file" os/files.c 's/const uint64_t enough = 64 << 20;/const uint64_t enough = 0;/' system
+mutate "a sealed size is the one from before" file.c 's/ && now >= size;/;/' system
+mutate "load_delta is a cancellation point" delta.c '/^int memsnap_snapshot_load_delta/,/^}/s/int before = ms_uncancellable();/int before = 0;/' system
+mutate "the tail of a live file shows" writer.c 's/^        clear_file_tail(s);/        (void)clear_file_tail;/' system
 mutate "holes become heap memory" storage/fill.c 's/return c->store->kind == STORE_HEAP ||/return/' file
 mutate "memory that is not there is asked for" storage/fill.c 's/return size > ms_os->memory_left() ? -ENOMEM : 0;/return 0;/' system
 mutate "heap pages are handed out where huge ones are required" storage/fill.c 's/if (flags \& MEMSNAP_HUGE_REQUIRE \&\& c->store->kind == STORE_HEAP)/if (!c)/' system
