@@ -411,7 +411,7 @@ int memsnap_snapshot_save_delta(memsnap_snapshot *s, memsnap_snapshot *base, con
                                 unsigned flags)
 {
     struct image *i = NULL, *b = NULL;
-    if (!s || !base || !path || flags & ~MS_SAVE_FLAGS || s->size != base->size)
+    if (!s || !base || !path || flags & ~MS_SAVE_FLAGS || s->current.size != base->current.size)
         return -EINVAL;
     ms_enter();
     int e = ms_snapshot_image(s, false, &i);
@@ -419,7 +419,7 @@ int memsnap_snapshot_save_delta(memsnap_snapshot *s, memsnap_snapshot *base, con
         e = ms_snapshot_image(base, false, &b);
     ms_leave();
     if (e == 0)
-        e = save_images(i, b, s->size, path, flags);
+        e = save_images(i, b, s->current.size, path, flags);
     ms_enter();
     ms_image_unref(i);
     ms_image_unref(b);
@@ -743,8 +743,9 @@ static int load_file(struct loading *l, struct image **out)
 
 static unsigned result_flags(const memsnap_snapshot *base, unsigned flags)
 {
-    return flags & MEMSNAP_HUGE_NEVER ? (base->flags & ~MEMSNAP_HUGE_REQUIRE) | MEMSNAP_HUGE_NEVER
-                                      : base->flags;
+    return flags & MEMSNAP_HUGE_NEVER
+               ? (base->current.flags & ~MEMSNAP_HUGE_REQUIRE) | MEMSNAP_HUGE_NEVER
+               : base->current.flags;
 }
 
 static int load_open_file(memsnap_snapshot *base, struct loading *l, unsigned flags,
@@ -759,7 +760,8 @@ static int load_open_file(memsnap_snapshot *base, struct loading *l, unsigned fl
     e = load_file(l, &i);
     ms_enter();
     if (e == 0)
-        e = ms_snapshot_of_image(i, base->size, result_flags(base, flags), base->pool, out);
+        e = ms_snapshot_of_image(i, base->current.size, result_flags(base, flags),
+                                 base->current.pool, out);
     ms_image_unref(i);
     ms_image_unref(l->base);
     ms_leave();
@@ -769,7 +771,7 @@ static int load_open_file(memsnap_snapshot *base, struct loading *l, unsigned fl
 static int load_delta(memsnap_snapshot *base, const char *path, unsigned flags,
                       memsnap_snapshot **out)
 {
-    struct loading l = {.size = base->size, .pool = base->pool};
+    struct loading l = {.size = base->current.size, .pool = base->current.pool};
     int e = ms_os->file_open(path, false, &l.file, &l.file_size);
     if (e < 0)
         return e;

@@ -72,11 +72,11 @@ static int share_in_place(memsnap_snapshot *s, const struct image *i, int *fd)
     struct chunk *c = whole_store(i);
     if (!c)
         return -ENOTSUP;
-    int e = ms_os->object_share(&c->store->object, s->size, fd);
+    int e = ms_os->object_share(&c->store->object, s->current.size, fd);
     if (e != -ENOTSUP)
         return e;
-    e = seal_in_place(s->pool, c, s->size);
-    return e < 0 ? e : ms_os->object_share(&c->store->object, s->size, fd);
+    e = seal_in_place(s->current.pool, c, s->current.size);
+    return e < 0 ? e : ms_os->object_share(&c->store->object, s->current.size, fd);
 }
 
 /* ---- copying --------------------------------------------------------------------------------- */
@@ -152,17 +152,17 @@ static int copy_rest(const struct image *i, size_t size, const struct os_object 
 static bool wants_huge(const memsnap_snapshot *s, const struct image *i)
 {
     size_t huge = ms_os->huge_size();
-    return ms_os->caps & OS_CAP_HUGE && !(s->flags & MEMSNAP_HUGE_NEVER) && huge &&
-           s->size >= huge && stored_pages(i) >= ms_image_pages(i) / 4 * 3;
+    return ms_os->caps & OS_CAP_HUGE && !(s->current.flags & MEMSNAP_HUGE_NEVER) && huge &&
+           s->current.size >= huge && stored_pages(i) >= ms_image_pages(i) / 4 * 3;
 }
 
 static int copy_image(const memsnap_snapshot *s, const struct image *i, const struct os_object *to)
 {
-    size_t whole = wants_huge(s, i) ? s->size & ~(ms_os->huge_size() - 1) : 0;
+    size_t whole = wants_huge(s, i) ? s->current.size & ~(ms_os->huge_size() - 1) : 0;
     if (!whole)
-        return ms_write_image(i, s->size, to);
+        return ms_write_image(i, s->current.size, to);
     int e = copy_huge(i, to, whole);
-    return e < 0 ? e : copy_rest(i, s->size, to, whole);
+    return e < 0 ? e : copy_rest(i, s->current.size, to, whole);
 }
 
 /* ---- moving over to the copy ----------------------------------------------------------------- */
@@ -171,11 +171,12 @@ static int copy_image(const memsnap_snapshot *s, const struct image *i, const st
  * lives. */
 #define WORTH_MOVING ((size_t)1 << 20)
 
-/* With the snapshot's lock held. Two references to the image: the snapshot's, and the caller's. */
+/* With the snapshot's locks held. Two references to the image: the snapshot's, and the caller's. */
 static bool may_move(const memsnap_snapshot *s, const struct image *i)
 {
     struct image_usage u;
-    if (s->image != i || s->writer.state != WRITER_NONE || s->size < WORTH_MOVING)
+    if (s->current.image != i || s->current.writer.state != WRITER_NONE ||
+        s->current.size < WORTH_MOVING)
         return false;
     return ms_image_usage(i, 2, &u) == 0 && u.stored_pages && u.exclusive_pages == u.stored_pages;
 }
@@ -186,16 +187,16 @@ static void move_over(memsnap_snapshot *s, struct image *i, struct os_object *co
     struct reclaim reclaim = {0};
     struct chunk *c = NULL;
     struct image *moved;
-    ms_lock(&s->lock);
     ms_recycler_set_image(s->recycler, NULL); /* parked views refer to the image, too */
+    ms_snapshot_lock(s);
     if (may_move(s, i) && ms_store_of_file(copy, ms_image_pages(i), true, &c) == 0) {
         copy->fd = -1;
         if (ms_image_of_chunk(c, ms_image_pages(i), &moved) == 0)
-            ms_snapshot_set_image(s, moved);
+            ms_current_set_image(&s->current, moved);
         ms_chunk_unref(c, &reclaim);
     }
-    ms_recycler_set_image(s->recycler, s->image);
-    ms_unlock(&s->lock);
+    ms_snapshot_unlock(s);
+    ms_snapshot_tell_recycler(s);
     ms_reclaim_flush(&reclaim);
     if (copy->fd >= 0)
         ms_os->object_close(copy);
@@ -212,7 +213,7 @@ static int share_copy(memsnap_snapshot *s, struct image *i, int *fd)
     if (e == 0)
         e = ms_os->object_seal(&copy, NULL, 0);
     if (e == 0)
-        e = ms_os->object_share(&copy, s->size, fd);
+        e = ms_os->object_share(&copy, s->current.size, fd);
     if (e < 0) {
         ms_os->object_close(&copy);
         return e == -EBUSY ? -ENOTSUP : e;
@@ -247,7 +248,7 @@ int memsnap_snapshot_export_fd(memsnap_snapshot *s, int *fd)
 {
     if (!s || !fd)
         return -EINVAL;
-    if (s->flags & MEMSNAP_NO_FD)
+    if (s->current.flags & MEMSNAP_NO_FD)
         return -ENOTSUP;
     int before = ms_uncancellable(); /* copying reads and writes outside ms_enter() */
     int e = export_fd(s, fd);

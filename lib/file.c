@@ -160,7 +160,7 @@ static int shared_file(struct os_object *file, size_t size, size_t pages, unsign
         file->fd = -1;
         e = ms_snapshot_of_image(i, size, flags, pool, out);
         if (e == 0)
-            ms_writer_set_file(*out, c);
+            ms_writer_set_file(&(*out)->current, c);
         else
             ms_chunk_unref(c, &reclaim);
     }

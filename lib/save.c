@@ -246,7 +246,7 @@ int memsnap_snapshot_save(memsnap_snapshot *s, const char *path, unsigned flags)
     ms_leave();
     if (e < 0)
         return e;
-    struct whole w = {i, s->size};
+    struct whole w = {i, s->current.size};
     e = ms_save_file(path, flags, write_whole, &w);
     ms_enter();
     ms_image_unref(i);

@@ -12,6 +12,7 @@
 #include "base/arith.h"
 #include "mapping/dirty.h"
 #include "storage/fill.h"
+#include "storage/read.h"
 
 /* Images of so many pages at the most are kept in heap memory: a memfd costs 6 us and a
  * descriptor, writing 64 KiB into it 23 us, copying them 2 us; and opening a view by copying
@@ -43,10 +44,7 @@ int ms_snapshot_of_image(struct image *i, size_t size, unsigned flags, struct po
     }
     ms_ref_init(&s->refs);
     ms_lock_init(&s->lock);
-    s->size = size;
-    s->flags = flags & (MS_HUGE_FLAGS | MEMSNAP_NO_FD);
-    s->pool = ms_pool_ref(pool);
-    s->image = ms_image_ref(i);
+    ms_current_init(&s->current, i, size, flags & (MS_HUGE_FLAGS | MEMSNAP_NO_FD), pool);
     ms_recycler_set_image(s->recycler, i);
     *out = s;
     return 0;
@@ -130,21 +128,90 @@ int memsnap_snapshot_new_zeroed(size_t size, unsigned flags, memsnap_snapshot **
 
 /* ---- the current image ----------------------------------------------------------------------- */
 
-void ms_snapshot_set_image(struct memsnap_snapshot *s, struct image *i)
+void ms_snapshot_lock(struct memsnap_snapshot *s)
 {
-    struct image *old = s->image;
-    s->image = i;
-    ms_recycler_set_image(s->recycler, i);
-    ms_image_unref(old);
+    ms_lock(&s->lock);
+    ms_lock(&s->current.look);
+}
+
+/* Compared only, never looked into. */
+static const struct image *look_at_image(struct memsnap_snapshot *s)
+{
+    ms_lock(&s->current.look);
+    const struct image *i = s->current.image;
+    ms_unlock(&s->current.look);
+    return i;
+}
+
+/* Closes parked views of older images. Who changes the image meanwhile tells it after us. */
+void ms_snapshot_tell_recycler(struct memsnap_snapshot *s)
+{
+    const struct image *told, *now;
+    do {
+        told = look_at_image(s);
+        ms_recycler_set_image(s->recycler, told);
+        now = look_at_image(s);
+    } while (now != told);
+}
+
+void ms_snapshot_unlock(struct memsnap_snapshot *s)
+{
+    struct leftovers left = s->current.left;
+    s->current.left = (struct leftovers){0};
+    ms_unlock(&s->current.look);
+    ms_unlock(&s->lock);
+    if (left.n)
+        ms_snapshot_tell_recycler(s);
+    ms_leftovers_free(&left);
 }
 
 int ms_snapshot_image(struct memsnap_snapshot *s, bool atomic, struct image **out)
 {
-    ms_lock(&s->lock);
-    int e = ms_writer_bring_up_to_date(s, atomic);
+    struct current *c = &s->current;
+    ms_lock(&c->look);
+    size_t arrived = c->captures_begun;
+    bool ready = ms_writer_is_up_to_date(c);
+    if (ready)
+        *out = ms_image_ref(c->image);
+    ms_unlock(&c->look);
+    if (ready)
+        return 0;
+    ms_snapshot_lock(s);
+    int e = ms_writer_bring_up_to_date(c, atomic, arrived);
     if (e == 0)
-        *out = ms_image_ref(s->image);
-    ms_unlock(&s->lock);
+        *out = ms_image_ref(c->image);
+    ms_snapshot_unlock(s);
+    return e;
+}
+
+void ms_snapshot_drop_image(struct memsnap_snapshot *s, struct image *i)
+{
+    ms_image_unref(i);
+    ms_pool_trim(s->current.pool);
+}
+
+int ms_snapshot_lease(struct memsnap_snapshot *s, unsigned flags, void *at, void **address,
+                      size_t *size)
+{
+    struct current *c = &s->current;
+    ms_snapshot_lock(s);
+    int e = ms_writer_may_open(c, flags);
+    ms_snapshot_unlock(s);
+    if (e < 0)
+        return e;
+    ms_recycler_set_image(s->recycler, NULL); /* parked views would keep the image shared */
+    ms_snapshot_lock(s);
+    ms_writer_make_exclusive(c);
+    ms_snapshot_unlock(s);
+    ms_recycler_set_image(s->recycler, NULL);
+    ms_snapshot_lock(s);
+    e = ms_writer_open(c, flags, at);
+    if (e == 0) {
+        *address = c->writer.mapping.address;
+        *size = c->size;
+    }
+    ms_snapshot_unlock(s);
+    ms_snapshot_tell_recycler(s);
     return e;
 }
 
@@ -156,7 +223,7 @@ int memsnap_snapshot_clone(memsnap_snapshot *s, memsnap_snapshot **out)
     ms_enter();
     int e = ms_snapshot_image(s, false, &i);
     if (e == 0) {
-        e = ms_snapshot_of_image(i, s->size, s->flags, s->pool, out);
+        e = ms_snapshot_of_image(i, s->current.size, s->current.flags, s->current.pool, out);
         ms_image_unref(i);
     }
     ms_leave();
@@ -178,11 +245,8 @@ void ms_snapshot_put(struct memsnap_snapshot *s)
         return;
     ms_recycler_set_limit(s->recycler, 0);
     ms_recycler_set_image(s->recycler, NULL);
-    ms_writer_destroy(s);
-    ms_image_unref(s->image);
+    ms_current_destroy(&s->current);
     ms_recycler_unref(s->recycler);
-    ms_pool_trim(s->pool);
-    ms_pool_unref(s->pool);
     ms_lock_destroy(&s->lock);
     ms_os->free(s);
 }
@@ -201,7 +265,7 @@ memsnap_snapshot *memsnap_snapshot_unref(memsnap_snapshot *s)
 
 size_t memsnap_snapshot_size(memsnap_snapshot *s)
 {
-    return s ? s->size : 0;
+    return s ? s->current.size : 0;
 }
 
 int memsnap_snapshot_set_recycling(memsnap_snapshot *s, unsigned max_views)
@@ -216,48 +280,71 @@ int memsnap_snapshot_set_recycling(memsnap_snapshot *s, unsigned max_views)
 
 /* ---- reading --------------------------------------------------------------------------------- */
 
-static int image_read(const struct image *i, size_t offset, char *buf, size_t len)
+/* Of one slice the locks are held: whoever waits for them waits no longer than that. */
+#define READ_SLICE ((size_t)256 << 10)
+
+/* The file is there as long as the snapshot. */
+static int read_file(struct current *c, size_t offset, void *buf, size_t len)
 {
-    size_t ps = ms_os->page_size(), done = 0;
+    const struct os_object *file = &c->writer.chunk->store->object;
+    struct os_iov v = {buf, len};
+    uint64_t now = 0;
+    int e = ms_os->object_read(file, &v, 1, offset);
+    if (e == 0)
+        e = ms_os->file_size(file, &now);
+    return e == 0 && now < c->size ? -EIO : e;
+}
+
+/* From the writer's memory, slice by slice, while it is open: nothing has to be captured for it. A
+ * rollback between two slices would make bytes of two contents out of it: -EAGAIN. */
+static int read_live(struct current *c, size_t offset, char *buf, size_t len)
+{
+    size_t rollbacks = SIZE_MAX;
     int e = 0;
-    while (done < len && e == 0) {
-        size_t page = (offset + done) / ps, within = (offset + done) % ps;
-        struct run r;
-        ms_image_run(i, page, ms_image_pages(i), &r);
-        size_t n = ms_min(len - done, r.pages * ps - within);
-        if (r.chunk)
-            e = ms_chunk_read(r.chunk, r.chunk_page * ps + within, buf + done, n);
-        else
-            memset(buf + done, 0, n);
-        done += n;
+    for (size_t done = 0; done < len && e == 0; done += READ_SLICE) {
+        ms_lock(&c->look);
+        if (done == 0)
+            rollbacks = c->rollbacks;
+        e = rollbacks == c->rollbacks
+                ? ms_writer_read(c, offset + done, buf + done, ms_min(len - done, READ_SLICE))
+                : -EAGAIN;
+        ms_unlock(&c->look);
     }
     return e;
 }
 
-/* In direct state the chunk itself is what the stores so far have made: nothing needs to be
- * frozen to look at it. */
+static int read_image(struct memsnap_snapshot *s, size_t offset, char *buf, size_t len)
+{
+    struct image *i;
+    int e = ms_snapshot_image(s, false, &i);
+    if (e < 0)
+        return e;
+    e = ms_image_read(i, offset, buf, len);
+    ms_snapshot_drop_image(s, i);
+    return e;
+}
+
 static int snapshot_read(struct memsnap_snapshot *s, size_t offset, char *buf, size_t len)
 {
-    struct image *i = NULL;
-    int e = 0;
-    ms_lock(&s->lock);
-    if (s->writer.state == WRITER_DIRECT && s->writer.process == ms_process_generation())
-        e = ms_chunk_read(s->writer.chunk, offset, buf, len);
-    else if ((e = ms_writer_bring_up_to_date(s, false)) == 0)
-        i = ms_image_ref(s->image);
-    ms_unlock(&s->lock);
-    if (i)
-        e = image_read(i, offset, buf, len);
-    ms_image_unref(i);
-    return e;
+    struct current *c = &s->current;
+    ms_lock(&c->look);
+    bool inside = offset <= c->size && len <= c->size - offset,
+         is_file = c->writer.state == WRITER_FILE;
+    ms_unlock(&c->look);
+    if (!inside)
+        return -EINVAL;
+    if (!len)
+        return 0;
+    if (is_file)
+        return read_file(c, offset, buf, len);
+    int e = read_live(c, offset, buf, len);
+    return e == -EAGAIN ? read_image(s, offset, buf, len) : e;
 }
 
 int memsnap_snapshot_read(memsnap_snapshot *s, size_t offset, void *buf, size_t len)
 {
-    if (!s || (!buf && len) || offset > s->size || len > s->size - offset)
+    if (!s || (!buf && len))
         return -EINVAL;
-    if (!len)
-        return 0;
     ms_enter();
     int e = snapshot_read(s, offset, buf, len);
     ms_leave();
@@ -319,24 +406,25 @@ static int snapshot_diff(memsnap_snapshot *a, memsnap_snapshot *b, size_t *curso
         return e;
     e = ms_snapshot_image(b, false, &ib);
     if (e == 0) {
-        struct diff d = {.a = ia, .b = ib, .size = a->size};
+        struct diff d = {.a = ia, .b = ib, .size = a->current.size};
         ms_reader_begin(&d.ra, ia);
         ms_reader_begin(&d.rb, ib);
         e = diff_ranges(&d, cursor, v, max);
         ms_reader_end(&d.ra);
         ms_reader_end(&d.rb);
-        ms_image_unref(ib);
+        ms_snapshot_drop_image(b, ib);
     }
-    ms_image_unref(ia);
+    ms_snapshot_drop_image(a, ia);
     return e;
 }
 
 int memsnap_snapshot_diff(memsnap_snapshot *a, memsnap_snapshot *b, size_t *cursor,
                           struct memsnap_range *ranges, size_t max)
 {
-    if (!a || !b || !cursor || !ranges || !max || a->size != b->size || *cursor > a->size)
+    if (!a || !b || !cursor || !ranges || !max || a->current.size != b->current.size ||
+        *cursor > a->current.size)
         return -EINVAL;
-    if (*cursor == a->size)
+    if (*cursor == a->current.size)
         return 0;
     ms_enter();
     int n = snapshot_diff(a, b, cursor, ranges, ms_min(max, INT_MAX));

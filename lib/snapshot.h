@@ -44,22 +44,18 @@
 #ifndef MS_SNAPSHOT_H
 #define MS_SNAPSHOT_H
 
-#include "storage/image.h"
-#include "recycler.h"
-#include "memsnap.h"
-#include "storage/pool.h"
 #include "base/refcount.h"
-#include "writer.h"
+#include "mapping/writer.h"
+#include "memsnap.h"
+#include "recycler.h"
+#include "storage/image.h"
+#include "storage/pool.h"
 
 struct memsnap_snapshot {
     refcount refs;             /* the caller's handles and the lease */
-    size_t size;               /* bytes, exactly as asked for */
-    unsigned flags;            /* MEMSNAP_NO_FD, MEMSNAP_HUGE_* of its making */
-    struct pool *pool;         /* holds a reference; shared with all descendants */
-    struct recycler *recycler; /* holds a reference */
-    struct ms_mutex lock;      /* guards the rest */
-    struct image *image;       /* never NULL; see writer.h for when it may be handed out */
-    struct writer writer;
+    struct recycler *recycler; /* holds a reference; never changes */
+    struct ms_mutex lock;      /* guards current */
+    struct current current;
 };
 
 #define MS_HUGE_FLAGS (MEMSNAP_HUGE_NEVER | MEMSNAP_HUGE_REQUIRE)
@@ -70,8 +66,20 @@ int ms_snapshot_of_image(struct image *i, size_t size, unsigned flags, struct po
                          struct memsnap_snapshot **out);
 /* A reference to the image of what the snapshot holds at this moment. */
 int ms_snapshot_image(struct memsnap_snapshot *s, bool atomic, struct image **out);
-/* With the lock held: the snapshot's image is another one from now on; takes the reference over. */
-void ms_snapshot_set_image(struct memsnap_snapshot *s, struct image *i);
+/* Gives one back, and what goes with it to the system: captures that are made again and again
+ * would collect it. */
+void ms_snapshot_drop_image(struct memsnap_snapshot *s, struct image *i);
+
+/* Both locks of `current`. Unlocking frees what was left behind, and has the recycler take views
+ * of the image that there is now. */
+void ms_snapshot_lock(struct memsnap_snapshot *s);
+void ms_snapshot_unlock(struct memsnap_snapshot *s);
+/* Parked views are of the image that there is now; after the recycler's was set to NULL. */
+void ms_snapshot_tell_recycler(struct memsnap_snapshot *s);
+/* Opens the writer for a lease: its address and size. */
+int ms_snapshot_lease(struct memsnap_snapshot *s, unsigned flags, void *at, void **address,
+                      size_t *size);
+
 /* The library's own unref, inside ms_enter. */
 void ms_snapshot_put(struct memsnap_snapshot *s);
 

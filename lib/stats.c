@@ -33,18 +33,19 @@ static size_t huge_bytes(const struct image *i)
     return n;
 }
 
-static const char *backend(struct memsnap_snapshot *s)
+static const char *backend(struct memsnap_snapshot *s, const struct image *i, bool is_file)
 {
-    size_t pages = ms_image_pages(s->image);
+    size_t pages = ms_image_pages(i);
     struct run r;
-    if (s->writer.state == WRITER_FILE)
-        return s->writer.chunk->store->object.kind;
+    const struct writer *w = &s->current.writer;
+    if (is_file)
+        return w->chunk->store->object.kind;
     for (size_t at = 0; at < pages; at = r.first + r.pages) {
-        ms_image_run(s->image, at, pages, &r);
+        ms_image_run(i, at, pages, &r);
         if (r.chunk)
             return r.chunk->store->object.kind;
     }
-    const char *kind = ms_pool_kind(s->pool);
+    const char *kind = ms_pool_kind(s->current.pool);
     return kind ? kind : "none";
 }
 
@@ -53,33 +54,43 @@ static size_t references(const struct mapping *m, const struct image *i)
     return (size_t)(m->base == i) + (size_t)(m->mapped == i);
 }
 
-/* The writer's mapping and the views that wait go with the snapshot: their references to the
- * image count as ours. */
-static size_t own_references(struct memsnap_snapshot *s, size_t *parked)
+/* Parked views go with the snapshot. */
+static size_t parked_references(struct memsnap_snapshot *s, const struct image *i, size_t *parked)
 {
-    size_t n = 1 + references(&s->writer.mapping, s->image);
+    size_t n = 0;
     ms_lock(&s->recycler->lock);
     *parked = s->recycler->n;
     for (const struct memsnap_view *v = s->recycler->first; v; v = v->next)
-        n += references(&v->mapping, s->image);
+        n += references(&v->mapping, i);
     ms_unlock(&s->recycler->lock);
     return n;
 }
 
+/* Nobody who takes an image of the snapshot waits for the counting, nor it for a take: what is
+ * counted is a reference of our own. The writer's mapping goes with the snapshot like the parked
+ * views: their references to the image count as ours. */
 static int snapshot_stats(struct memsnap_snapshot *s, struct memsnap_snapshot_stats *t)
 {
-    size_t ps = ms_os->page_size(), own = own_references(s, &t->parked_views);
+    size_t ps = ms_os->page_size();
+    struct current *c = &s->current;
     struct image_usage u;
-    int e = ms_image_usage(s->image, own, &u);
-    if (e < 0)
-        return e;
-    t->extents = u.runs;
-    t->chunks = u.chunks;
-    t->stored_bytes = u.stored_pages * ps;
-    t->exclusive_bytes = u.exclusive_pages * ps;
-    t->huge_bytes = huge_bytes(s->image);
-    t->backend = backend(s);
-    return 0;
+    ms_lock(&c->look);
+    struct image *i = ms_image_ref(c->image);
+    size_t own = 2 + references(&c->writer.mapping, i);
+    bool is_file = c->writer.state == WRITER_FILE;
+    ms_unlock(&c->look);
+    own += parked_references(s, i, &t->parked_views);
+    int e = ms_image_usage(i, own, &u);
+    if (e == 0) {
+        t->extents = u.runs;
+        t->chunks = u.chunks;
+        t->stored_bytes = u.stored_pages * ps;
+        t->exclusive_bytes = u.exclusive_pages * ps;
+        t->huge_bytes = huge_bytes(i);
+        t->backend = backend(s, i, is_file);
+    }
+    ms_image_unref(i);
+    return e;
 }
 
 int memsnap_snapshot_stats(memsnap_snapshot *s, struct memsnap_snapshot_stats *stats)
@@ -88,9 +99,7 @@ int memsnap_snapshot_stats(memsnap_snapshot *s, struct memsnap_snapshot_stats *s
     if (!s || !stats || stats->size < sizeof stats->size)
         return -EINVAL;
     ms_enter();
-    ms_lock(&s->lock);
     int e = snapshot_stats(s, &t);
-    ms_unlock(&s->lock);
     ms_leave();
     if (e == 0)
         hand_out(stats, stats->size, &t, sizeof t);
@@ -129,10 +138,15 @@ int memsnap_view_stats(memsnap_view *v, struct memsnap_view_stats *stats)
     ms_enter();
     int e = v->lease && v->process != ms_process_generation() ? -EBADF : 0;
     if (e == 0) {
-        struct ms_mutex *lock = v->lease ? &v->lease->lock : &v->lock;
-        ms_lock(lock);
-        view_stats(v->lease ? &v->lease->writer.mapping : &v->mapping, &t);
-        ms_unlock(lock);
+        if (v->lease)
+            ms_snapshot_lock(v->lease);
+        else
+            ms_lock(&v->lock);
+        view_stats(v->lease ? &v->lease->current.writer.mapping : &v->mapping, &t);
+        if (v->lease)
+            ms_snapshot_unlock(v->lease);
+        else
+            ms_unlock(&v->lock);
     }
     ms_leave();
     if (e == 0)

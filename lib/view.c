@@ -50,17 +50,18 @@ void ms_view_destroy(struct memsnap_view *v)
 static int open_new(struct memsnap_snapshot *s, struct image *i, unsigned flags, void *at,
                     memsnap_view **out)
 {
+    size_t size = s->current.size;
     struct memsnap_view *v = view_alloc();
     if (!v)
         return -ENOMEM;
-    int e = ms_mapping_open(&v->mapping, i, s->size, flags, at);
+    int e = ms_mapping_open(&v->mapping, i, size, flags, at);
     if (e < 0) {
         view_free(v);
         return e;
     }
     v->data = v->mapping.address;
-    v->size = s->size;
-    v->pool = ms_pool_ref(s->pool);
+    v->size = size;
+    v->pool = ms_pool_ref(s->current.pool);
     v->recycler = at ? NULL : ms_recycler_ref(s->recycler);
     *out = v;
     return 0;
@@ -95,21 +96,16 @@ static int lease_open(struct memsnap_snapshot *s, unsigned flags, void *at, mems
     struct memsnap_view *v = view_alloc();
     if (!v)
         return -ENOMEM;
-    ms_lock(&s->lock);
-    int e = ms_writer_open(s, flags, at);
-    if (e == 0) {
-        v->data = s->writer.mapping.address;
-        v->size = s->size;
-        v->process = ms_process_generation();
-        ms_ref_get(&s->refs);
-        v->lease = s;
-    }
-    ms_unlock(&s->lock);
-    if (e < 0)
+    int e = ms_snapshot_lease(s, flags, at, &v->data, &v->size);
+    if (e < 0) {
         view_free(v);
-    else
-        *out = v;
-    return e;
+        return e;
+    }
+    v->process = ms_process_generation();
+    ms_ref_get(&s->refs);
+    v->lease = s;
+    *out = v;
+    return 0;
 }
 
 static int open_either(memsnap_snapshot *s, unsigned flags, bool mutable, void *at,
@@ -120,7 +116,7 @@ static int open_either(memsnap_snapshot *s, unsigned flags, bool mutable, void *
     ms_enter();
     int e = 0;
     if (flags & MEMSNAP_VIEW_TRACK) /* takes a descriptor */
-        e = s->flags & MEMSNAP_NO_FD ? -ENOTSUP : ms_os->track(NULL, 0);
+        e = s->current.flags & MEMSNAP_NO_FD ? -ENOTSUP : ms_os->track(NULL, 0);
     if (e == 0)
         e = mutable ? lease_open(s, flags, at, out) : view_open(s, flags, at, out);
     ms_leave();
@@ -157,9 +153,10 @@ memsnap_view *memsnap_view_ref(memsnap_view *v)
 static void lease_close(struct memsnap_view *v)
 {
     struct memsnap_snapshot *s = v->lease;
-    ms_lock(&s->lock);
-    ms_writer_release(s);
-    ms_unlock(&s->lock);
+    ms_snapshot_lock(s);
+    ms_writer_release(&s->current);
+    ms_snapshot_unlock(s);
+    ms_pool_trim(s->current.pool); /* what the writer was frozen over may be free now */
     view_free(v);
     ms_snapshot_put(s);
 }
@@ -241,14 +238,17 @@ static int lock_mapping(struct memsnap_view *v, struct mapping **m)
     }
     if (v->process != ms_process_generation())
         return -EBADF;
-    ms_lock(&v->lease->lock);
-    *m = &v->lease->writer.mapping;
+    ms_snapshot_lock(v->lease);
+    *m = &v->lease->current.writer.mapping;
     return 0;
 }
 
 static void unlock_mapping(struct memsnap_view *v)
 {
-    ms_unlock(v->lease ? &v->lease->lock : &v->lock);
+    if (v->lease)
+        ms_snapshot_unlock(v->lease);
+    else
+        ms_unlock(&v->lock);
 }
 
 /* ---- taking ---------------------------------------------------------------------------------- */
@@ -289,10 +289,10 @@ static int take(struct memsnap_view *v, bool atomic, memsnap_snapshot **out)
     if (e < 0)
         return e;
     e = ms_snapshot_of_image(i, v->size,
-                             s                    ? s->flags
+                             s                    ? s->current.flags
                              : v->pool->heap_only ? MEMSNAP_NO_FD
                                                   : 0,
-                             s ? s->pool : v->pool, out);
+                             s ? s->current.pool : v->pool, out);
     ms_image_unref(i);
     return e;
 }
@@ -335,18 +335,18 @@ static int restore_to(struct memsnap_view *v, struct memsnap_snapshot *s)
         return e;
     e = lock_mapping(v, &m);
     if (e == 0) {
-        e = v->lease ? ms_writer_restore_to(v->lease, target) : ms_restore_to(m, target);
+        e = v->lease ? ms_writer_restore_to(&v->lease->current, target) : ms_restore_to(m, target);
         if (e == 0 && !v->lease)
             ms_split_huge(m);
         unlock_mapping(v);
     }
-    ms_image_unref(target);
+    ms_snapshot_drop_image(s, target);
     return e;
 }
 
 int memsnap_view_restore_to(memsnap_view *v, memsnap_snapshot *s)
 {
-    if (!v || !s || v->size != s->size)
+    if (!v || !s || v->size != s->current.size)
         return -EINVAL;
     ms_enter();
     int e = restore_to(v, s);
@@ -452,16 +452,17 @@ int memsnap_view_flush(memsnap_view *v, size_t offset, size_t len)
     struct mapping *m;
     if (!v || !v->lease || offset > v->size || len > v->size - offset)
         return -EINVAL;
-    if (v->lease->writer.state != WRITER_FILE)
-        return -EINVAL;
     ms_enter();
     int e = lock_mapping(v, &m);
     if (e == 0) {
         size_t first = offset & ~(ps - 1);
-        struct os_object *file = &v->lease->writer.chunk->store->object;
+        const struct writer *w = &v->lease->current.writer;
+        struct os_object *file = w->state == WRITER_FILE ? &w->chunk->store->object : NULL;
         /* storage may be slow, and neither the file nor the mapping goes away under a lease */
         unlock_mapping(v);
-        if (len)
+        if (!file)
+            e = -EINVAL;
+        else if (len)
             e = ms_os->flush(m->address + first, (size_t)ms_round_up(offset + len - first, ps),
                              file);
     }

@@ -293,18 +293,18 @@ mutate "the recycler is not locked" recycler.c '/^struct memsnap_view \*ms_recyc
 
 # ---- the writer ---------------------------------------------------------------------------------
 
-mutate "stores behind the end of the image stay" writer.c 's/if (!s->writer.tail_dirty)/if (s)/' mutable
-mutate "the parent's writer is used in a child" writer.c 's/return (w->leased || w->mapping.no_fork) && w->process != ms_process_generation();/return !w;/' "fork crash mutable"
-mutate "a child that was not given a writer's memory is not told" writer.c 's/(w->leased || w->mapping.no_fork) && /w->leased \&\& /' recovery
-mutate "a closed writer stays torn" writer.c 's/w->mapping.torn && !w->leased ? ms_restore(&w->mapping) : 0;/0;/' recovery
-mutate "a direct writer is not frozen" writer.c '/^int ms_writer_bring_up_to_date/,/^}/s/int e = ms_mapping_freeze(&w->mapping, w->chunk);/int e = 0;/' mutable
-mutate "a chunk is gathered into though others refer to it" writer.c 's/ || u.exclusive_pages != u.stored_pages//' mutable
-mutate "a closed writer's memory is not inherited" writer.c '/^void ms_writer_release/,/^}/s/ms_os->advise(.*OS_FORK);//' fork
-mutate "what was collected is not the base" writer.c '/^static int capture_shadow/,/^}/s/ms_mapping_set_base(&w->mapping, i);//' mutable
-mutate "an atomic take does not stop the writers" writer.c 's/bool blocked = atomic && w->leased;/bool blocked = atomic \&\& !w->leased;/' mutable
-mutate "two mutable views at a time" writer.c '/^int ms_writer_open/,/^}/s/if (w->leased)/if (!w)/' mutable
-mutate "parked views keep a writer from being direct" writer.c '/^int ms_writer_open/,/^}/s/ms_recycler_set_image(s->recycler, NULL);//' "mutable view"
-mutate "holes are not punched when the image is gathered again" writer.c '/^static int write_run/,/^}/s/return ms_os->object_punch(.*);/return 0;/' mutable
+mutate "stores behind the end of the image stay" mapping/writer.c 's/if (!c->writer.tail_dirty)/if (c)/' mutable
+mutate "the parent's writer is used in a child" mapping/writer.c 's/return (w->leased || w->mapping.no_fork) && w->process != ms_process_generation();/return !w;/' "fork crash mutable"
+mutate "a child that was not given a writer's memory is not told" mapping/writer.c 's/(w->leased || w->mapping.no_fork) && /w->leased \&\& /' recovery
+mutate "a closed writer stays torn" mapping/writer.c 's/w->mapping.torn && !w->leased ? ms_restore(&w->mapping) : 0;/0;/' recovery
+mutate "a direct writer is not frozen" mapping/writer.c '/^static int freeze/,/^}/s/int e = ms_mapping_freeze(&w->mapping, w->chunk);/int e = 0;/' mutable
+mutate "a chunk is gathered into though others refer to it" mapping/writer.c 's/ || u.exclusive_pages != u.stored_pages//' mutable
+mutate "a closed writer's memory is not inherited" mapping/writer.c '/^void ms_writer_release/,/^}/s/ms_os->advise(.*OS_FORK);//' fork
+mutate "what was collected is not the base" mapping/writer.c '/^static int capture_mapping/,/^}/s/ms_mapping_set_base(&w->mapping, i);//' mutable
+mutate "an atomic take does not stop the writers" mapping/writer.c 's/bool blocked = atomic && w->leased;/bool blocked = atomic \&\& !w->leased;/' mutable
+mutate "two mutable views at a time" mapping/writer.c '/^int ms_writer_may_open/,/^}/s/if (w->leased)/if (!w)/' mutable
+mutate "parked views keep a writer from being direct" snapshot.c '/^int ms_snapshot_lease/,/^}/s/ms_recycler_set_image(s->recycler, NULL);//' "mutable view"
+mutate "holes are not punched when the image is gathered again" mapping/writer.c '/^static int write_run/,/^}/s/e = ms_os->object_punch(.*);/return 0;/' mutable
 
 # ---- the system ---------------------------------------------------------------------------------
 
@@ -342,12 +342,12 @@ mutate "too many mappings are too little memory" os/address_space.c 's/if (e == 
 mutate "a fork does not wait for threads inside the library" os/lock.c '/^static void before_fork/,/^}/s/pthread_rwlock_wrlock(\&fork_lock);//;/^static void in_parent/,/^}/s/pthread_rwlock_unlock(\&fork_lock);//;/^static void in_child/,/^}/s/pthread_rwlock_unlock(\&fork_lock);//' "thread fork"
 mutate "a write block does not stop anybody" os/write_block.c '/^static int protect_range/,/^}/s/r = write_protect(g);/(void)write_protect;/' "os-write-block thread"
 mutate "a write block takes swapped pages for absent ones" os/write_block.c 's/bool swap = swap_exists();/bool swap = swap_exists() \&\& !g;/;s/if (r == 0 && !swap && swap_exists())/if (r < -1000)/;s/mark_candidates(g, false, true) < 0/false/' swap
-mutate "a look at whether a range is tracked takes its first page" os/track.c 's/PAGEMAP_TRACKED, &v, 1)/PAGEMAP_WRITTEN, \&v, 1)/' os-track
-mutate "only the first parts are asked for" os/track.c '/^static bool find_parts/,/^}/s/ && p->end == end;/;/' os-track
-mutate "only the first parts of many are asked for" os/track.c '/^static bool find_parts/,/^}/s/p->end == end && p->bytes/p->bytes/' os-track
-mutate "what does not fit is reported as done" os/track.c '/^int ms_written/,/^}/s/        if (n < max)$/        if (n <= max)/' os-track
-mutate "steps that are not asked for first are left out" os/track.c '/^int ms_written/,/^}/s/parts.v\[0\] = (struct os_range){at, next};/parts.v[0] = (struct os_range){at, next < at + step ? next : at + step};/' os-track
-mutate "tracking goes on after a take that failed" writer.c '/what was reported is lost/,/return e/s/ms_mapping_untrack(&w->mapping);/(void)w;/' "fault mutable"
+mutate "a look at whether a range is tracked takes its first page" os/track.c 's/PAGEMAP_TRACKED, &v, 1)/PAGEMAP_WRITTEN, \&v, 1)/' os
+mutate "only the first parts are asked for" os/track.c '/^static bool find_parts/,/^}/s/ && p->end == end;/;/' os
+mutate "only the first parts of many are asked for" os/track.c '/^static bool find_parts/,/^}/s/p->end == end && p->bytes/p->bytes/' os
+mutate "what does not fit is reported as done" os/track.c '/^int ms_written/,/^}/s/        if (n < max)$/        if (n <= max)/' os
+mutate "steps that are not asked for first are left out" os/track.c '/^int ms_written/,/^}/s/parts.v\[0\] = (struct os_range){at, next};/parts.v[0] = (struct os_range){at, next < at + step ? next : at + step};/' os
+mutate "tracking goes on after a take that failed" mapping/writer.c '/what was reported is lost/,/return e/s/ms_mapping_untrack(&w->mapping);/(void)w;/' "fault mutable"
 mutate "tracking is believed after an exchange" mapping/mapping.c '/^static void forget_properties/,/^}/s/m->tracked = false;//' mutable
 mutate "signals stay blocked behind a write block" os/write_block.c '/^static void forget/,/^}/s/pthread_sigmask(.*);//' "os-write-block thread"
 

@@ -1,0 +1,105 @@
+/* The writer: a snapshot's mutable mapping. A mutable view is a lease on it, one at a time.
+ *
+ *              open, the image is nobody else's     open, else
+ *      +------------------------------- NONE ------------------------------+
+ *      |                                ^  ^                               |
+ *      v           close                |  |  bring up to date, closed     v
+ *    DIRECT ----------------------------+  +---------------------------- SHADOW
+ *      |                                                                   ^
+ *      +------------- freeze: somebody asks for the image -----------------+
+ *
+ *    FILE, for good
+ *
+ *   NONE    No mapping. The image is what the snapshot holds.
+ *   DIRECT  Leased. The image is one chunk that nobody else refers to, mapped shared: stores go
+ *           into the chunk. The image must not be handed out.
+ *   SHADOW  Leased or closed. The mapping is private, its base is the image. What was stored
+ *           since is captured when somebody asks for the image.
+ *   FILE    MEMSNAP_FILE_SHARED. The file is the live copy; images are copies of it. While
+ *           leased the file is mapped shared.
+ *
+ * While a lease is out, only the freeze (which is atomic), restore_to (the caller's wish) or code
+ * that holds the write block may drop or remap pages of the mapping: anything else could lose a
+ * concurrent store. */
+#ifndef MS_WRITER_H
+#define MS_WRITER_H
+
+#include <stdatomic.h>
+
+#include "mapping/mapping.h"
+#include "storage/pool.h"
+
+enum writer_state { WRITER_NONE, WRITER_DIRECT, WRITER_SHADOW, WRITER_FILE };
+
+struct writer {
+    enum writer_state state;
+    bool leased;
+    /* stores may have gone behind the end of the image, in its last page */
+    bool tail_dirty;
+    size_t process;         /* ms_process_generation() of the last lease */
+    struct mapping mapping; /* there while leased, and in SHADOW */
+    /* DIRECT: the image's only chunk, borrowed. FILE: the file, owned. */
+    struct chunk *chunk;
+    struct os_live_file live; /* FILE: the same file */
+};
+
+/* What calls have taken out of use. It is freed when the locks have been released: giving back
+ * memory takes its time. */
+struct leftovers {
+    struct mapping mapping; /* address NULL: none */
+    struct image *images[8];
+    size_t n;
+};
+
+/* What a snapshot holds now. The snapshot's lock guards all of it, `look` too: a field changes
+ * only under both, and may be read under either. Copying, which takes long, is done without
+ * `look`. */
+struct current {
+    struct ms_mutex look;
+    struct image *image;   /* never NULL; may be handed out in NONE only, and after */
+                           /* ms_writer_bring_up_to_date() */
+    atomic_size_t size;    /* bytes, exactly as asked for; read without a lock, too */
+    unsigned flags;        /* MEMSNAP_NO_FD, MEMSNAP_HUGE_* of its making; never changes */
+    struct pool *pool;     /* holds a reference; never changes */
+    size_t captures_begun; /* and which of them made the image */
+    size_t captured_by;
+    size_t rollbacks; /* memsnap_view_restore_to() */
+    struct writer writer;
+    struct leftovers left;
+};
+
+/* Takes references of its own to image and pool. */
+void ms_current_init(struct current *c, struct image *i, size_t size, unsigned flags,
+                     struct pool *pool);
+void ms_current_destroy(struct current *c);
+/* The image is another one from now on; takes the reference over. */
+void ms_current_set_image(struct current *c, struct image *i);
+void ms_leftovers_free(struct leftovers *l);
+
+/* ---- with `look` held ------------------------------------------------------------------------ */
+
+/* Copies bytes of what the snapshot holds now. -EAGAIN: that has to be made first; not for FILE. */
+int ms_writer_read(struct current *c, size_t offset, char *to, size_t len);
+/* The image is what the snapshot holds, without anything having to be done. */
+bool ms_writer_is_up_to_date(const struct current *c);
+
+/* ---- with both locks held -------------------------------------------------------------------- */
+
+/* Makes the image what the snapshot holds now, fit to be handed out. atomic: a single instant, or
+ * -ENOTSUP. arrived: `captures_begun` at a moment that the image must not be older than. */
+int ms_writer_bring_up_to_date(struct current *c, bool atomic, size_t arrived);
+/* Opening is three calls. The locks are released between them, so that what one left behind does
+ * not keep the image from being exclusive to the next; nor may parked views refer to it. */
+int ms_writer_may_open(struct current *c, unsigned flags);
+void ms_writer_make_exclusive(struct current *c);
+/* Opens the mapping for a lease. flags: MEMSNAP_VIEW_*; at: where, or NULL. */
+int ms_writer_open(struct current *c, unsigned flags, void *at);
+/* The lease is over. Cannot fail; capturing is left to whoever needs the image. */
+void ms_writer_release(struct current *c);
+/* The whole snapshot becomes the target. */
+int ms_writer_restore_to(struct current *c, struct image *target);
+
+/* A chunk for the file of a MEMSNAP_FILE_SHARED snapshot is set once, at its making. */
+void ms_writer_set_file(struct current *c, struct chunk *file);
+
+#endif
