@@ -910,6 +910,188 @@ static void test_track_refused(void)
     g_free(path);
 }
 
+/* ---- what a failed call leaves ---------------------------------------------------------------- */
+
+static void roll_back_to_zero(memsnap_snapshot *s, memsnap_view *m, unsigned char *model)
+{
+    size_t size = memsnap_view_size(m);
+    memsnap_snapshot *zero = snap_zero(size);
+    (void)s;
+    assert_ok(memsnap_view_restore_to(m, zero));
+    memset(model, 0, size);
+    memsnap_snapshot_unref(zero);
+}
+
+static void roll_back_to_other(memsnap_snapshot *s, memsnap_view *m, unsigned char *model)
+{
+    size_t size = memsnap_view_size(m);
+    unsigned char *other = pattern(size, 5);
+    memsnap_snapshot *from = snap(other, size);
+    (void)s;
+    assert_ok(memsnap_view_restore_to(m, from));
+    memcpy(model, other, size);
+    memsnap_snapshot_unref(from);
+    g_free(other);
+}
+
+static void store_and_clone(memsnap_snapshot *s, memsnap_view *m, unsigned char *model)
+{
+    bytes(m)[0] ^= 1;
+    model[0] ^= 1;
+    memsnap_snapshot *c = snap_clone(s);
+    assert_content(c, model, memsnap_view_size(m));
+    memsnap_snapshot_unref(c);
+}
+
+static void protect_all(memsnap_snapshot *s, memsnap_view *m, unsigned char *model)
+{
+    (void)s;
+    (void)model;
+    assert_ok(memsnap_view_protect(m, 0, memsnap_view_size(m), MEMSNAP_ACCESS_READ));
+}
+
+/* A take fails right after the writer was frozen, because what was stored behind the end of the
+ * image cannot be cleared: whatever call is next, and whatever comes after it, is right. */
+static void test_failed_tail(void)
+{
+    void (*const next[])(memsnap_snapshot *, memsnap_view *,
+                         unsigned char *) = {roll_back_to_zero, roll_back_to_other, store_and_clone,
+                                             protect_all};
+    const size_t of[] = {page + 9, 30 * page + 5, 1 * MIB + 100};
+    for (size_t i = 0; i < G_N_ELEMENTS(of) * G_N_ELEMENTS(next); i++) {
+        size_t size = of[i % G_N_ELEMENTS(of)];
+        unsigned char *model = g_malloc0(size);
+        memsnap_snapshot *s = snap_zero(size), *t = UNTOUCHED;
+        memsnap_view *m = view_mut(s);
+        bytes(m)[1] = model[1] = 1;
+        memset(bytes(m) + size, 0xEE, round_up(size) - size);
+        fault_arm(FAULT_BIT(FAULT_OBJECT_WRITE), 0, 1, -EFBIG);
+        int e = memsnap_view_take_snapshot(m, 0, &t);
+        fault_disarm();
+        if (e == 0) /* heap pages are not written to an object */
+            memsnap_snapshot_unref(t);
+        else
+            assert_refused(e, -EFBIG, t);
+        next[i / G_N_ELEMENTS(of)](s, m, model);
+        memsnap_snapshot *c = snap_clone(s);
+        assert_content(c, model, size);
+        assert_same(bytes(m), model, size);
+        memsnap_view_unref(m);
+        assert_content(s, model, size);
+        m = view_mut(s);
+        g_assert_true(all_zero(bytes(m) + size, round_up(size) - size));
+        memsnap_view_unref(m);
+        memsnap_snapshot_unref(c);
+        memsnap_snapshot_unref(s);
+        g_free(model);
+    }
+}
+
+/* ---- what loops take --------------------------------------------------------------------------- */
+
+enum { LOOP_ROLL_BACK = 1, LOOP_DIFF = 2, LOOP_READ = 4, LOOP_CLOSE = 8, LOOP_KINDS = 16 };
+
+static void loop_once(memsnap_snapshot *s, memsnap_snapshot *other, memsnap_view **m, int kind,
+                      size_t round)
+{
+    size_t size = memsnap_snapshot_size(s), cursor = 0;
+    unsigned char *copy = kind & LOOP_READ ? g_malloc(size) : NULL;
+    struct memsnap_range r;
+    memset(bytes(*m), (int)(round % 9) + 1, size);
+    if (kind & LOOP_DIFF)
+        g_assert_cmpint(memsnap_snapshot_diff(s, other, &cursor, &r, 1), ==, 1);
+    if (kind & LOOP_READ)
+        assert_ok(memsnap_snapshot_read(s, 0, copy, size));
+    if (kind & LOOP_ROLL_BACK)
+        assert_ok(memsnap_view_restore_to(*m, other));
+    if (kind & LOOP_CLOSE) {
+        memsnap_view_unref(*m);
+        *m = view_mut(s);
+    }
+    g_free(copy);
+}
+
+/* A mutable view that is written to, looked at, rolled back, closed and opened for ever takes no
+ * more memory in the end than at the beginning, whatever the loop is made of. */
+static void test_loops_are_flat(void)
+{
+    size_t size = on_valgrind() ? 20 * page : 1 * MIB;
+    for (int kind = 0; kind < LOOP_KINDS; kind++) {
+        memsnap_snapshot *s = snap_zero(size),
+                         *other = kind & LOOP_DIFF ? snap_pattern(size, 3) : snap_zero(size);
+        memsnap_view *m = view_mut(s);
+        size_t early = 0, rounds = on_valgrind() ? 8 : 60;
+        for (size_t round = 0; round < rounds; round++) {
+            loop_once(s, other, &m, kind, round);
+            if (round == rounds / 4)
+                early = object_bytes();
+        }
+        g_assert_cmpuint(object_bytes(), <=, early + 4 * size + 4 * MIB);
+        memsnap_view_unref(m);
+        memsnap_snapshot_unref(s);
+        memsnap_snapshot_unref(other);
+    }
+}
+
+/* ---- reading ------------------------------------------------------------------------------------ */
+
+/* A few bytes of a shadow writer are read out of its memory: nothing is written anywhere. */
+static void test_reading_captures_nothing(void)
+{
+    size_t size = 64 * page + 11;
+    unsigned char *model = pattern(size, 1), buf[100];
+    memsnap_snapshot *s = snap(model, size);
+    memsnap_view *m = view_mut(s);
+    memsnap_snapshot *t = take(m); /* not direct any more */
+    for (size_t p = 0; p < 64; p++)
+        bytes(m)[p * page + p] = model[p * page + p] = (unsigned char)(200 + p % 50);
+    size_t written = fault_count(FAULT_OBJECT_WRITE), opened = fault_count(FAULT_ALLOC);
+    for (size_t at = 0; at + sizeof buf <= size; at += page - 40) {
+        assert_ok(memsnap_snapshot_read(s, at, buf, sizeof buf));
+        assert_same(buf, model + at, sizeof buf);
+    }
+    g_assert_cmpuint(fault_count(FAULT_OBJECT_WRITE), ==, written);
+    g_assert_cmpuint(fault_count(FAULT_ALLOC), ==, opened);
+    assert_ok(memsnap_view_protect(m, page, 2 * page, MEMSNAP_ACCESS_NONE));
+    assert_ok(memsnap_snapshot_read(s, page - 50, buf, sizeof buf));
+    assert_same(buf, model + page - 50, sizeof buf);
+    memsnap_view_unref(m);
+    bytes(m = view_mut(s))[5] = model[5] = 7;
+    memsnap_view_unref(m);
+    assert_ok(memsnap_snapshot_read(s, 0, buf, sizeof buf));
+    assert_same(buf, model, sizeof buf);
+    memsnap_snapshot_unref(t);
+    memsnap_snapshot_unref(s);
+    g_free(model);
+}
+
+/* The same of a file that is shared. */
+static void test_reading_copies_no_file(void)
+{
+    size_t size = 64 * page + 11;
+    unsigned char *model = pattern(size, 1), buf[100];
+    memsnap_snapshot *s = NULL;
+    char *path = temp_file("live", model, size);
+    if (config.flags & MEMSNAP_NO_FD) {
+        g_free(model);
+        g_free(path);
+        test_skip("a shared file needs a descriptor");
+        return;
+    }
+    assert_ok(memsnap_snapshot_new_from_file(path, MEMSNAP_FILE_SHARED, &s));
+    memsnap_view *m = NULL;
+    assert_ok(memsnap_snapshot_view_mut(s, 0, &m));
+    size_t written = fault_count(FAULT_OBJECT_WRITE);
+    bytes(m)[size - 1] = model[size - 1] = 77;
+    assert_ok(memsnap_snapshot_read(s, size - sizeof buf, buf, sizeof buf));
+    assert_same(buf, model + size - sizeof buf, sizeof buf);
+    g_assert_cmpuint(fault_count(FAULT_OBJECT_WRITE), ==, written);
+    memsnap_view_unref(m);
+    memsnap_snapshot_unref(s);
+    g_free(model);
+    g_free(path);
+}
+
 int main(int argc, char **argv)
 {
     test_init(&argc, &argv);
@@ -938,5 +1120,9 @@ int main(int argc, char **argv)
     test_add("tracker-lost", test_tracker_lost, 0);
     test_add("tracked-fork", test_tracked_fork, 0);
     test_add("track-refused", test_track_refused, 0);
+    test_add("failed-tail", test_failed_tail, TEST_SOURCES);
+    test_add("loops-are-flat", test_loops_are_flat, 0);
+    test_add("reading-captures-nothing", test_reading_captures_nothing, TEST_SOURCES);
+    test_add("reading-copies-no-file", test_reading_copies_no_file, 0);
     return g_test_run();
 }

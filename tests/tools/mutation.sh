@@ -304,6 +304,12 @@ mutate "what was collected is not the base" mapping/writer.c '/^static int captu
 mutate "an atomic take does not stop the writers" mapping/writer.c 's/bool blocked = atomic && w->leased;/bool blocked = atomic \&\& !w->leased;/' mutable
 mutate "two mutable views at a time" mapping/writer.c '/^int ms_writer_may_open/,/^}/s/if (w->leased)/if (!w)/' mutable
 mutate "parked views keep a writer from being direct" snapshot.c '/^int ms_snapshot_lease/,/^}/s/ms_recycler_set_image(s->recycler, NULL);//' "mutable view"
+mutate "an image that is exchanged has the tail of the one before" mapping/writer.c '/^void ms_current_set_image/,/^}/s/c->writer.tail_dirty = false;//' mutable
+mutate "closed writers collect free space for ever" view.c '/^static void lease_close/,/^}/s/ms_pool_trim(.*);//' mutable
+mutate "where space cannot be given back it is not used again" mapping/writer.c '/^static void move_to_new_chunk/,/^}/s/bool fresh = ms_os->caps .*;/bool fresh = true;/' mutable
+mutate "a writer is captured to be read" mapping/writer.c '/^int ms_writer_read/,/^}/s/if (m->torn/if (m->address || m->torn/' mutable
+mutate "a read does not see what is private" mapping/writer.c '/^int ms_writer_read/,/^}/s/read_private(m, offset, to, len);/(void)read_private;/' mutable
+mutate "protected memory is read" mapping/writer.c '/^static bool is_readable/,/^}/s/return false;/return true;/' mutable
 mutate "holes are not punched when the image is gathered again" mapping/writer.c '/^static int write_run/,/^}/s/e = ms_os->object_punch(.*);/return 0;/' mutable
 
 # ---- the system ---------------------------------------------------------------------------------
