@@ -649,7 +649,9 @@ int memsnap_view_restore(memsnap_view *v);
  * are touched. On a mutable view this rolls the snapshot itself back (or forward): it is as if
  * the bytes had been stored.
  *
- * Thread rule: as for memsnap_view_restore(), for both kinds of view.
+ * Thread rule: as for an ordinary view with memsnap_view_restore(), for both kinds. Threads may
+ * store meanwhile only where no byte can change: in a mutable view that is restored to its own
+ * snapshot.
  *
  * \param       v       A view of either kind \param       s       A snapshot of the same size.
  * It need not be related to the view's own. It is not changed

@@ -62,40 +62,65 @@ static int check_memory_flags(unsigned flags)
     return flags & MEMSNAP_NO_FD && flags & MEMSNAP_HUGE_REQUIRE ? -ENOTSUP : 0;
 }
 
-/* data == NULL: zeros, which need no memory unless it is to be huge pages. */
-static int image_of_bytes(const void *data, size_t size, size_t pages, unsigned flags,
-                          struct pool *pool, struct image **out)
+/* A pool, and space in it for the bytes. Zeros need none (NULL), unless they are to be huge
+ * pages. */
+static int allocate(bool zeros, size_t pages, unsigned flags, struct pool **pool,
+                    struct chunk **chunk)
 {
-    struct reclaim reclaim = {0};
-    struct chunk *c;
-    if (!pages || (!data && !(flags & MEMSNAP_HUGE_REQUIRE)))
-        return ms_image_zero(pages, out);
     bool tiny = pages <= TINY_PAGES && !(flags & MEMSNAP_HUGE_REQUIRE);
-    int e = tiny ? ms_pool_allocate_heap(pages, &c) : ms_pool_allocate(pool, pages, false, &c);
-    if (e < 0)
+    int e = ms_pool_new(flags & MEMSNAP_NO_FD, pool);
+    *chunk = NULL;
+    if (e < 0 || !pages || (zeros && !(flags & MEMSNAP_HUGE_REQUIRE)))
         return e;
-    e = ms_chunk_fill(c, data, size, flags);
-    if (e == 0)
-        e = ms_image_of_chunk(c, pages, out);
-    ms_chunk_unref(c, &reclaim);
-    ms_reclaim_flush(&reclaim);
+    e = tiny ? ms_pool_allocate_heap(pages, chunk) : ms_pool_allocate(*pool, pages, false, chunk);
+    if (e < 0)
+        ms_pool_unref(*pool);
     return e;
 }
 
+/* chunk == NULL: zeros. */
+static int snapshot_of_chunk(struct chunk *chunk, size_t size, size_t pages, unsigned flags,
+                             struct pool *pool, struct memsnap_snapshot **out)
+{
+    struct image *i;
+    int e = chunk ? ms_image_of_chunk(chunk, pages, &i) : ms_image_zero(pages, &i);
+    if (e < 0)
+        return e;
+    e = ms_snapshot_of_image(i, size, flags, pool, out);
+    ms_image_unref(i);
+    return e;
+}
+
+/* Copying takes its time: fork is not kept waiting meanwhile. Nobody else knows of the chunk. */
+static int fill_outside(struct chunk *chunk, const void *data, size_t size, unsigned flags)
+{
+    int before = ms_uncancellable();
+    int e = ms_chunk_fill(chunk, data, size, flags);
+    ms_cancellable(before);
+    return e;
+}
+
+/* data == NULL: zeros. */
 static int snapshot_new(const void *data, size_t size, size_t pages, unsigned flags,
                         struct memsnap_snapshot **out)
 {
+    struct reclaim reclaim = {0};
+    struct chunk *chunk;
     struct pool *pool;
-    struct image *i;
-    int e = ms_pool_new(flags & MEMSNAP_NO_FD, &pool);
+    ms_enter();
+    int e = allocate(!data, pages, flags, &pool, &chunk);
+    ms_leave();
     if (e < 0)
         return e;
-    e = image_of_bytes(data, size, pages, flags, pool, &i);
-    if (e == 0) {
-        e = ms_snapshot_of_image(i, size, flags, pool, out);
-        ms_image_unref(i);
-    }
+    if (chunk)
+        e = fill_outside(chunk, data, size, flags);
+    ms_enter();
+    if (e == 0)
+        e = snapshot_of_chunk(chunk, size, pages, flags, pool, out);
+    ms_chunk_unref(chunk, &reclaim);
+    ms_reclaim_flush(&reclaim);
     ms_pool_unref(pool);
+    ms_leave();
     return e;
 }
 
@@ -107,10 +132,7 @@ static int checked_new(const void *data, size_t size, unsigned flags, memsnap_sn
         return e;
     if (!ms_pages_of(size, ms_os->page_size(), &pages))
         return -ENOMEM;
-    ms_enter();
-    e = snapshot_new(data, size, pages, flags, out);
-    ms_leave();
-    return e;
+    return snapshot_new(data, size, pages, flags, out);
 }
 
 int memsnap_snapshot_new(const void *data, size_t size, unsigned flags, memsnap_snapshot **out)
@@ -280,6 +302,18 @@ int memsnap_snapshot_set_recycling(memsnap_snapshot *s, unsigned max_views)
 
 /* ---- reading --------------------------------------------------------------------------------- */
 
+static int leave_for_long(void)
+{
+    ms_leave();
+    return ms_uncancellable();
+}
+
+static void enter_again(int before)
+{
+    ms_cancellable(before);
+    ms_enter();
+}
+
 /* Of one slice the locks are held: whoever waits for them waits no longer than that. */
 #define READ_SLICE ((size_t)256 << 10)
 
@@ -289,9 +323,11 @@ static int read_file(struct current *c, size_t offset, void *buf, size_t len)
     const struct os_object *file = &c->writer.chunk->store->object;
     struct os_iov v = {buf, len};
     uint64_t now = 0;
+    int before = leave_for_long();
     int e = ms_os->object_read(file, &v, 1, offset);
     if (e == 0)
         e = ms_os->file_size(file, &now);
+    enter_again(before);
     return e == 0 && now < c->size ? -EIO : e;
 }
 
@@ -302,6 +338,8 @@ static int read_live(struct current *c, size_t offset, char *buf, size_t len)
     size_t rollbacks = SIZE_MAX;
     int e = 0;
     for (size_t done = 0; done < len && e == 0; done += READ_SLICE) {
+        if (done)
+            enter_again(leave_for_long());
         ms_lock(&c->look);
         if (done == 0)
             rollbacks = c->rollbacks;
@@ -313,13 +351,16 @@ static int read_live(struct current *c, size_t offset, char *buf, size_t len)
     return e;
 }
 
+/* Inside ms_enter, which is left meanwhile: fork does not wait for the copying. */
 static int read_image(struct memsnap_snapshot *s, size_t offset, char *buf, size_t len)
 {
     struct image *i;
     int e = ms_snapshot_image(s, false, &i);
     if (e < 0)
         return e;
+    int before = leave_for_long();
     e = ms_image_read(i, offset, buf, len);
+    enter_again(before);
     ms_snapshot_drop_image(s, i);
     return e;
 }
@@ -407,11 +448,13 @@ static int snapshot_diff(memsnap_snapshot *a, memsnap_snapshot *b, size_t *curso
     e = ms_snapshot_image(b, false, &ib);
     if (e == 0) {
         struct diff d = {.a = ia, .b = ib, .size = a->current.size};
+        int before = leave_for_long();
         ms_reader_begin(&d.ra, ia);
         ms_reader_begin(&d.rb, ib);
         e = diff_ranges(&d, cursor, v, max);
         ms_reader_end(&d.ra);
         ms_reader_end(&d.rb);
+        enter_again(before);
         ms_snapshot_drop_image(b, ib);
     }
     ms_snapshot_drop_image(a, ia);

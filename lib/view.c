@@ -324,10 +324,25 @@ int memsnap_view_restore(memsnap_view *v)
     return e;
 }
 
+/* What the view holds is what its own snapshot holds: no byte is touched, so that threads may be
+ * storing. */
+static int restore_to_itself(struct memsnap_view *v)
+{
+    struct mapping *m;
+    int e = lock_mapping(v, &m);
+    if (e < 0)
+        return e;
+    e = m->torn ? -EIO : ms_mapping_unprotect(m);
+    unlock_mapping(v);
+    return e;
+}
+
 static int restore_to(struct memsnap_view *v, struct memsnap_snapshot *s)
 {
     struct image *target;
     struct mapping *m;
+    if (v->lease == s)
+        return restore_to_itself(v);
     int e = v->lease && v->process != ms_process_generation()
                 ? -EBADF
                 : ms_snapshot_image(s, false, &target);

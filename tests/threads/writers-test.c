@@ -356,6 +356,200 @@ static void test_no_store_is_lost(void)
     }
 }
 
+/* Where no byte can change threads store on. */
+static void test_to_itself(void)
+{
+    struct rng rng = {(uint64_t)g_test_rand_int()};
+    memsnap_snapshot *s = snap_pattern(PAGES * page, 1);
+    for (unsigned long i = 0; i < 6; i++) {
+        struct writers all;
+        memsnap_view *m = view_mut(s);
+        if (i & 1)
+            memsnap_snapshot_unref(take(m));
+        writers_start(&all, m, writers_for(i), &rng);
+        for (unsigned long k = 0; k < rounds / 6 + 1; k++) {
+            assert_ok(memsnap_view_restore_to(m, s));
+            assert_ok(memsnap_view_restore(m));
+        }
+        stop_and_check(&all);
+        check_last_stores(&all, s);
+        memsnap_view_unref(m);
+        check_last_stores(&all, s);
+    }
+    memsnap_snapshot_unref(s);
+}
+
+/* ---- who waits ------------------------------------------------------------------------------- */
+
+/* A take that stands still in the middle of its copying until it is let go. */
+static struct {
+    struct os os; /* the backend's, but for writing */
+    const struct os *inner;
+    pthread_mutex_t lock;
+    pthread_cond_t changed;
+    bool armed, inside, go;
+} halt = {.lock = PTHREAD_MUTEX_INITIALIZER, .changed = PTHREAD_COND_INITIALIZER};
+
+static void halt_here(void)
+{
+    pthread_mutex_lock(&halt.lock);
+    if (halt.armed) {
+        halt.inside = true;
+        pthread_cond_broadcast(&halt.changed);
+        while (!halt.go)
+            pthread_cond_wait(&halt.changed, &halt.lock);
+    }
+    pthread_mutex_unlock(&halt.lock);
+}
+
+static void halt_until_inside(void)
+{
+    pthread_mutex_lock(&halt.lock);
+    while (!halt.inside)
+        pthread_cond_wait(&halt.changed, &halt.lock);
+    halt.armed = false;
+    pthread_mutex_unlock(&halt.lock);
+}
+
+static void halt_let_go(void)
+{
+    pthread_mutex_lock(&halt.lock);
+    halt.go = true;
+    pthread_cond_broadcast(&halt.changed);
+    pthread_mutex_unlock(&halt.lock);
+}
+
+static int read_after_halt(const struct os_object *o, const struct os_iov *v, size_t n,
+                           uint64_t offset)
+{
+    halt_here();
+    return halt.inner->object_read(o, v, n, offset);
+}
+
+static int write_after_halt(const struct os_object *o, const struct os_iov *v, size_t n,
+                            uint64_t offset)
+{
+    halt_here();
+    return halt.inner->object_write(o, v, n, offset);
+}
+
+static void halt_arm(void)
+{
+    halt.inner = ms_os;
+    halt.os = *ms_os;
+    halt.os.object_write = write_after_halt;
+    halt.os.object_read = read_after_halt;
+    halt.armed = true;
+    halt.inside = halt.go = false;
+    ms_os = &halt.os;
+}
+
+static void *take_one(void *arg)
+{
+    return take(arg);
+}
+
+/* Another thread's take is in the middle: small reads, large ones and statistics are answered. */
+static void test_readers_do_not_wait(void)
+{
+    const size_t size = 64 * page + 9;
+    if (config_is("heap")) {
+        test_skip("what is taken is not written to an object");
+        return;
+    }
+    unsigned char *model = pattern(size, 1), *copy = g_malloc(size);
+    memsnap_snapshot *s = snap(model, size);
+    memsnap_view *m = view_mut(s);
+    memsnap_snapshot_unref(take(m)); /* not direct any more */
+    fill(model, size, 2);
+    memcpy(bytes(m), model, size);
+    halt_arm();
+    pthread_t taker;
+    void *taken;
+    g_assert_cmpint(pthread_create(&taker, NULL, take_one, m), ==, 0);
+    halt_until_inside();
+    assert_ok(memsnap_snapshot_read(s, 3 * page + 1, copy, 100)); /* would wait for ever */
+    assert_same(copy, model + 3 * page + 1, 100);
+    assert_ok(memsnap_snapshot_read(s, 0, copy, size));
+    assert_same(copy, model, size);
+    g_assert_cmpuint(memsnap_snapshot_size(s), ==, size);
+    g_assert_cmpuint(snap_stats(s).stored_bytes, >=, size);
+    halt_let_go();
+    pthread_join(taker, &taken);
+    ms_os = halt.inner;
+    assert_content(taken, model, size);
+    memsnap_snapshot_unref(taken);
+    memsnap_view_unref(m);
+    memsnap_snapshot_unref(s);
+    g_free(model);
+    g_free(copy);
+}
+
+enum { LONG = 40 }; /* pages */
+
+static void *make_one(void *arg)
+{
+    memsnap_snapshot_unref(snap(arg, LONG * page));
+    return NULL;
+}
+
+static void *read_all(void *arg)
+{
+    unsigned char *copy = g_malloc(LONG * page);
+    assert_ok(memsnap_snapshot_read(arg, 0, copy, LONG * page));
+    g_free(copy);
+    return NULL;
+}
+
+static void *compare_all(void *arg)
+{
+    memsnap_snapshot *zero = snap_zero(LONG * page);
+    struct memsnap_range r;
+    size_t cursor = 0;
+    g_assert_cmpint(memsnap_snapshot_diff(arg, zero, &cursor, &r, 1), ==, 1);
+    memsnap_snapshot_unref(zero);
+    return NULL;
+}
+
+static void do_nothing(void *arg)
+{
+    (void)arg;
+}
+
+static void fork_during(void *(*call)(void *), void *arg)
+{
+    pthread_t thread;
+    halt_arm();
+    g_assert_cmpint(pthread_create(&thread, NULL, call, arg), ==, 0);
+    halt_until_inside();
+    child_run(do_nothing, NULL); /* would wait for ever */
+    halt_let_go();
+    pthread_join(thread, NULL);
+    ms_os = halt.inner;
+}
+
+/* Another thread's call is in the middle of copying: fork goes on. */
+static void test_fork_does_not_wait(void)
+{
+    memsnap_snapshot *mapped = NULL, *shared = NULL;
+    unsigned char *data = pattern(LONG * page, 1);
+    if (config_is("heap")) {
+        test_skip("nothing is copied to or from an object");
+        return;
+    }
+    char *path = temp_file("long", data, LONG * page);
+    assert_ok(memsnap_snapshot_new_from_file(path, MEMSNAP_FILE_MAP, &mapped));
+    assert_ok(memsnap_snapshot_new_from_file(path, MEMSNAP_FILE_SHARED, &shared));
+    fork_during(make_one, data);
+    fork_during(read_all, mapped); /* files have no window: their bytes are read */
+    fork_during(read_all, shared);
+    fork_during(compare_all, mapped);
+    memsnap_snapshot_unref(mapped);
+    memsnap_snapshot_unref(shared);
+    g_free(path);
+    g_free(data);
+}
+
 int main(int argc, char **argv)
 {
     rounds = test_number(&argc, argv, "--rounds", rounds);
@@ -363,5 +557,8 @@ int main(int argc, char **argv)
     test_add("direct", test_direct, TEST_PLAIN);
     test_add("atomic", test_atomic, TEST_PLAIN);
     test_add("no-store-is-lost", test_no_store_is_lost, TEST_PLAIN);
+    test_add("to-itself", test_to_itself, TEST_PLAIN);
+    test_add("readers-do-not-wait", test_readers_do_not_wait, TEST_PLAIN);
+    test_add("fork-does-not-wait", test_fork_does_not_wait, TEST_PLAIN);
     return g_test_run();
 }
