@@ -31,7 +31,7 @@ texts=$(IFS=$newline; echo "$*")
 
 # Those that a mutation does not name come after those that it does; each is given this many
 # seconds. The one about swapped pages is run where swap space can be made.
-programs="image bytes store distrust api compat mutable view delta export file save os-file os-lock os-memory os-object os-pagemap os-track os-write-block crash cost recovery model fault thread limit fork missing signal"
+programs="image bytes store writer distrust api compat mutable view delta export file save os-file os-lock os-memory os-object os-pagemap os-track os-write-block crash cost recovery model fault thread limit fork missing signal"
 [ -z "$quick" ] || programs=
 seconds=180
 
@@ -310,6 +310,9 @@ mutate "where space cannot be given back it is not used again" mapping/writer.c 
 mutate "a writer is captured to be read" mapping/writer.c '/^int ms_writer_read/,/^}/s/if (m->torn/if (m->address || m->torn/' mutable
 mutate "a read does not see what is private" mapping/writer.c '/^int ms_writer_read/,/^}/s/read_private(m, offset, to, len);/(void)read_private;/' mutable
 mutate "protected memory is read" mapping/writer.c '/^static bool is_readable/,/^}/s/return false;/return true;/' mutable
+mutate "a capture that began too early serves who came later" mapping/writer.c '/^int ms_writer_bring_up_to_date/,/^}/s/c->captured_by > arrived/c->captured_by >= arrived/' writer
+mutate "every waiter captures" mapping/writer.c '/^int ms_writer_bring_up_to_date/,/^}/s/!atomic .. c->captured_by > arrived/!c/' writer
+mutate "statistics wait for a take" mapping/writer.c '/^static void begin_copying/,/^}/s/ms_unlock(&c->look);//;/^static void end_copying/,/^}/s/ms_lock(&c->look);//' writers
 mutate "holes are not punched when the image is gathered again" mapping/writer.c '/^static int write_run/,/^}/s/e = ms_os->object_punch(.*);/return 0;/' mutable
 
 # ---- the system ---------------------------------------------------------------------------------
