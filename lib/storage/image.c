@@ -522,6 +522,22 @@ void ms_image_edit_abandon(struct image_edit *edit)
     ms_image_unref(ms_image_edit_finish(edit));
 }
 
+int ms_image_copy(const struct image *i, struct image **out)
+{
+    struct image *copy;
+    struct run r = {0};
+    int e = ms_image_zero(i->pages, &copy);
+    for (size_t at = 0; e == 0 && at < i->pages; at = r.first + r.pages) {
+        ms_image_run(i, at, i->pages, &r);
+        e = ms_image_edit_set(&(struct image_edit){copy}, &r);
+        if (e < 0)
+            ms_image_unref(copy);
+    }
+    if (e == 0)
+        *out = copy;
+    return e;
+}
+
 size_t ms_image_block(size_t page, size_t pages)
 {
     if (page % SMALL_BLOCK != 0 || pages < SMALL_BLOCK)
@@ -640,15 +656,24 @@ static int inventory_take(struct inventory *inventory, const struct slot *s, str
 
 int ms_image_usage(const struct image *i, size_t holders, struct image_usage *u)
 {
+    return ms_images_usage(&i, &holders, 1, u);
+}
+
+int ms_images_usage(const struct image *const *v, const size_t *holders, size_t n,
+                    struct image_usage *u)
+{
     struct inventory inventory = {0};
-    int e = inventory_take(&inventory, &i->root, whole(i), ms_ref_count(&i->refs) == holders);
+    int e = 0;
+    for (size_t k = 0; k < n && !e; k++)
+        e = inventory_take(&inventory, &v[k]->root, whole(v[k]),
+                           ms_ref_count(&v[k]->refs) == holders[k]);
     if (e) {
         ms_os->free(inventory.table);
         return e;
     }
     *u = (struct image_usage){.runs = inventory.runs, .chunks = inventory.used};
-    for (size_t n = 0; n < inventory.capacity; n++) {
-        const struct tally *t = &inventory.table[n];
+    for (size_t k = 0; k < inventory.capacity; k++) {
+        const struct tally *t = &inventory.table[k];
         if (!t->chunk)
             continue;
         u->stored_pages += t->chunk->pages;

@@ -69,5 +69,11 @@ struct image_usage {
 /* holders: how many references to the image are the asker's own. If there are more, somebody else
  * shares all of it. -ENOMEM. */
 int ms_image_usage(const struct image *i, size_t holders, struct image_usage *u);
+/* Of several images that count as one, each with its holders. They share no nodes
+ * (ms_image_copy()): those would count as somebody else's. */
+int ms_images_usage(const struct image *const *v, const size_t *holders, size_t n,
+                    struct image_usage *u);
+/* The same pages, and no node in common. */
+int ms_image_copy(const struct image *i, struct image **out);
 
 #endif
