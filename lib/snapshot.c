@@ -43,6 +43,7 @@ int ms_snapshot_of_image(struct image *i, size_t size, unsigned flags, struct po
         return e;
     }
     ms_ref_init(&s->refs);
+    ms_lock_init(&s->turn);
     ms_lock_init(&s->lock);
     ms_current_init(&s->current, i, size, flags & (MS_HUGE_FLAGS | MEMSNAP_NO_FD), pool);
     ms_recycler_set_image(s->recycler, i);
@@ -150,9 +151,12 @@ int memsnap_snapshot_new_zeroed(size_t size, unsigned flags, memsnap_snapshot **
 
 /* ---- the current image ----------------------------------------------------------------------- */
 
+/* By turns: a thaw that goes from step to step would otherwise come first for ever. */
 void ms_snapshot_lock(struct memsnap_snapshot *s)
 {
+    ms_lock(&s->turn);
     ms_lock(&s->lock);
+    ms_unlock(&s->turn);
     ms_lock(&s->current.look);
 }
 
@@ -223,7 +227,8 @@ int ms_snapshot_lease(struct memsnap_snapshot *s, unsigned flags, void *at, void
         return e;
     ms_recycler_set_image(s->recycler, NULL); /* parked views would keep the image shared */
     ms_snapshot_lock(s);
-    ms_writer_make_exclusive(c);
+    if (!(flags & MEMSNAP_VIEW_PINNABLE))
+        ms_writer_make_exclusive(c);
     ms_snapshot_unlock(s);
     ms_recycler_set_image(s->recycler, NULL);
     ms_snapshot_lock(s);
@@ -270,6 +275,7 @@ void ms_snapshot_put(struct memsnap_snapshot *s)
     ms_current_destroy(&s->current);
     ms_recycler_unref(s->recycler);
     ms_lock_destroy(&s->lock);
+    ms_lock_destroy(&s->turn);
     ms_os->free(s);
 }
 

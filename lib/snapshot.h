@@ -54,6 +54,7 @@
 struct memsnap_snapshot {
     refcount refs;             /* the caller's handles and the lease */
     struct recycler *recycler; /* holds a reference; never changes */
+    struct ms_mutex turn;      /* who waits for the lock holds it: nobody passes by */
     struct ms_mutex lock;      /* guards current */
     struct current current;
 };

@@ -17,6 +17,9 @@
 
 #define VIEW_FLAGS (MEMSNAP_VIEW_COPY | MEMSNAP_VIEW_PREFAULT | MEMSNAP_VIEW_NODUMP)
 
+/* One or the other: what a device stores is not noticed. */
+#define MUTABLE_FLAGS (MEMSNAP_VIEW_TRACK | MEMSNAP_VIEW_PINNABLE)
+
 /* A parked view keeps no more private pages than this resident: 1 MiB of small pages. */
 #define MAX_PARKED_PAGES 256
 
@@ -111,7 +114,8 @@ static int lease_open(struct memsnap_snapshot *s, unsigned flags, void *at, mems
 static int open_either(memsnap_snapshot *s, unsigned flags, bool mutable, void *at,
                        memsnap_view **out)
 {
-    if (!s || !out || flags & ~(mutable ? VIEW_FLAGS | MEMSNAP_VIEW_TRACK : VIEW_FLAGS))
+    if (!s || !out || flags & ~(mutable ? VIEW_FLAGS | MUTABLE_FLAGS : VIEW_FLAGS) ||
+        (flags & MUTABLE_FLAGS) == MUTABLE_FLAGS)
         return -EINVAL;
     ms_enter();
     int e = 0;
@@ -262,7 +266,7 @@ static int take_ordinary(struct memsnap_view *v, bool atomic, struct image **out
     if (atomic && m->pages)
         e = ms_os->write_block_close(m->address, m->length, &block);
     if (e == 0) {
-        e = ms_capture(m, v->pool, atomic && m->pages ? &block : NULL, out);
+        e = ms_capture(m, 0, v->pool, atomic && m->pages ? &block : NULL, out);
         if (atomic && m->pages)
             ms_os->write_block_open(&block);
     }

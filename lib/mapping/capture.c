@@ -118,13 +118,13 @@ static int capture_page(struct image_builder *c, struct dirty_iter *d, size_t pa
     return store_page(c, page, data, bytes);
 }
 
-static int capture_dirty(struct image_builder *c, struct mapping *m, const struct image *reference,
-                         const struct os_write_block *block)
+static int capture_dirty(struct image_builder *c, struct mapping *m, size_t first,
+                         const struct image *reference, const struct os_write_block *block)
 {
     struct dirty_iter d;
     size_t page;
     int e;
-    ms_dirty_begin(&d, m, reference, 0, block);
+    ms_dirty_begin(&d, m, reference, first, block);
     d.scan.written = m->tracked && reference == m->base && !block;
     bool tracked = d.scan.written;
     while ((e = ms_dirty_next(&d, &page)) > 0) {
@@ -138,8 +138,8 @@ static int capture_dirty(struct image_builder *c, struct mapping *m, const struc
     return e;
 }
 
-int ms_capture(struct mapping *m, struct pool *pool, const struct os_write_block *block,
-               struct image **out)
+int ms_capture(struct mapping *m, size_t first, struct pool *pool,
+               const struct os_write_block *block, struct image **out)
 {
     struct image *reference = m->last_taken ? m->last_taken : m->base;
     struct image_builder c = {.pool = pool};
@@ -150,7 +150,7 @@ int ms_capture(struct mapping *m, struct pool *pool, const struct os_write_block
         return e;
     e = ms_mapping_make_readable(m);
     if (e == 0)
-        e = capture_dirty(&c, m, reference, block);
+        e = capture_dirty(&c, m, first, reference, block);
     e = finish(&c, e, out);
     ms_mapping_reprotect(m);
     return e;

@@ -290,12 +290,17 @@ static size_t alignment(size_t length)
     return huge && length >= huge ? huge : ms_os->page_size();
 }
 
-static void renew_advice(struct mapping *m)
+static void renew_advice_of(struct mapping *m, void *address, size_t length)
 {
     if (m->flags & MEMSNAP_VIEW_NODUMP)
-        ms_os->advise(m->address, m->length, OS_NODUMP);
+        ms_os->advise(address, length, OS_NODUMP);
     if (m->no_fork)
-        ms_os->advise(m->address, m->length, OS_NOFORK);
+        ms_os->advise(address, length, OS_NOFORK);
+}
+
+static void renew_advice(struct mapping *m)
+{
+    renew_advice_of(m, m->address, m->length);
 }
 
 static int open_planned(struct mapping *m, const struct plan *p, void *at)
@@ -425,13 +430,21 @@ void ms_mapping_set_base(struct mapping *m, struct image *i)
 
 /* ---- exchanging ------------------------------------------------------------------------------ */
 
-static void put_protections_back(struct mapping *m)
+/* Those of pages [first, end). */
+static void put_protections_back_between(struct mapping *m, size_t first, size_t end)
 {
     size_t ps = ms_os->page_size();
     for (size_t k = 0; k < m->protections.n; k++) {
         const struct protection *p = &m->protections.v[k];
-        ms_os->protect(ms_page_address(m, p->first), p->pages * ps, p->access);
+        size_t from = ms_max(p->first, first), until = ms_min(p->first + p->pages, end);
+        if (from < until)
+            ms_os->protect(ms_page_address(m, from), (until - from) * ps, p->access);
     }
+}
+
+static void put_protections_back(struct mapping *m)
+{
+    put_protections_back_between(m, 0, m->pages);
 }
 
 int ms_mapping_track(struct mapping *m)
@@ -450,16 +463,30 @@ void ms_mapping_untrack(struct mapping *m)
     m->tracked = false;
 }
 
-int ms_mapping_freeze(struct mapping *m, struct chunk *c)
+/* On failure some kernels have unmapped the range by then. All its bytes are in the chunk. */
+static int map_chunk(struct mapping *m, struct chunk *c, size_t first, size_t pages,
+                     enum os_share how, enum os_share else_how, bool *refers)
 {
-    int e = ms_os->map_over(&c->store->object, c->offset, m->address, m->length, OS_PRIVATE);
-    if (e < 0) {
-        /* Some kernels have unmapped the range by then. All its bytes are in the chunk. */
-        ms_os->map_over(&c->store->object, c->offset, m->address, m->length, OS_SHARED_WRITE);
-    }
-    renew_advice(m);
-    put_protections_back(m);
+    size_t ps = ms_os->page_size();
+    uint64_t offset = c->offset + (uint64_t)first * ps;
+    char *address = ms_page_address(m, first);
+    int e = ms_os->map_over(&c->store->object, offset, address, pages * ps, how);
+    *refers =
+        e == 0 || ms_os->map_over(&c->store->object, offset, address, pages * ps, else_how) == 0;
+    renew_advice_of(m, address, pages * ps);
+    put_protections_back_between(m, first, first + pages);
     return e;
+}
+
+int ms_mapping_freeze(struct mapping *m, struct chunk *c, size_t pages)
+{
+    bool refers;
+    return map_chunk(m, c, 0, pages, OS_PRIVATE, OS_SHARED_WRITE, &refers);
+}
+
+int ms_mapping_share(struct mapping *m, struct chunk *c, size_t first, size_t pages, bool *refers)
+{
+    return map_chunk(m, c, first, pages, OS_SHARED_WRITE, OS_PRIVATE, refers);
 }
 
 /* A new mapping has no boundaries, and is not tracked. */

@@ -11,6 +11,7 @@
 #include "base/arith.h"
 #include "base/bytes.h"
 #include "mapping/capture.h"
+#include "mapping/consolidate.h"
 #include "mapping/dirty.h"
 #include "memsnap.h"
 #include "mapping/restore.h"
@@ -30,8 +31,7 @@ void ms_current_init(struct current *c, struct image *i, size_t size, unsigned f
     c->image = ms_image_ref(i);
 }
 
-/* Takes the reference over. */
-static void leave_image(struct current *c, struct image *i)
+void ms_current_leave_image(struct current *c, struct image *i)
 {
     assert(c->left.n < sizeof c->left.images / sizeof c->left.images[0]);
     c->left.images[c->left.n++] = i;
@@ -54,7 +54,7 @@ void ms_leftovers_free(struct leftovers *l)
 /* Stores behind the end of the old image do not matter any more. */
 void ms_current_set_image(struct current *c, struct image *i)
 {
-    leave_image(c, c->image);
+    ms_current_leave_image(c, c->image);
     c->image = i;
     c->writer.tail_dirty = false;
 }
@@ -73,7 +73,7 @@ static void end_copying(struct current *c)
 
 /* Bytes behind the image's end are zero in every view; a direct writer may have stored there.
  * The chunk is not handed out yet. */
-static int clear_tail(struct current *c)
+int ms_writer_clear_tail(struct current *c)
 {
     size_t ps = ms_os->page_size(), last = c->size / ps, used = c->size % ps;
     char *tail;
@@ -99,14 +99,14 @@ static int clear_tail(struct current *c)
 
 /* ---- bringing the image up to date ----------------------------------------------------------- */
 
-/* block: closed over the mapping, or NULL. */
+/* block: closed over the mapping, or NULL. What is mapped shared needs no capturing. */
 static int capture_mapping(struct current *c, const struct os_write_block *block)
 {
     struct writer *w = &c->writer;
     size_t capture = ++c->captures_begun;
     struct image *i;
     begin_copying(c);
-    int e = ms_capture(&w->mapping, c->pool, block, &i);
+    int e = ms_capture(&w->mapping, w->thawed, c->pool, block, &i);
     end_copying(c);
     if (e < 0) {
         /* what was reported is lost: everything is looked at the next time */
@@ -119,6 +119,18 @@ static int capture_mapping(struct current *c, const struct os_write_block *block
     return 0;
 }
 
+int ms_writer_freeze_thawed(struct current *c)
+{
+    struct writer *w = &c->writer;
+    int e = ms_mapping_freeze(&w->mapping, w->chunk, w->thawed);
+    if (e < 0)
+        return e;
+    w->state = WRITER_SHADOW;
+    w->chunk = NULL;
+    w->thawed = 0;
+    return 0;
+}
+
 static int capture_shadow(struct current *c, bool atomic)
 {
     struct writer *w = &c->writer;
@@ -128,12 +140,14 @@ static int capture_shadow(struct current *c, bool atomic)
     if (blocked) {
         ms_mapping_untrack(&w->mapping);
         e = ms_os->write_block_close(w->mapping.address, w->mapping.length, &block);
-    } else if (w->leased) {
+    } else if (w->leased && w->state == WRITER_SHADOW) {
         ms_mapping_track(&w->mapping);
     }
     if (e < 0)
         return e;
     e = capture_mapping(c, blocked ? &block : NULL);
+    if (e == 0 && w->leased && w->state == WRITER_THAWING)
+        e = ms_writer_freeze_thawed(c);
     if (blocked)
         ms_os->write_block_open(&block);
     return e;
@@ -148,6 +162,8 @@ static int bring_shadow_up_to_date(struct current *c, bool atomic)
     if (e == 0 && !w->leased) {
         leave_mapping(c);
         w->state = WRITER_NONE;
+        w->chunk = NULL;
+        w->thawed = 0;
     }
     return e;
 }
@@ -171,7 +187,7 @@ static int bring_file_up_to_date(struct current *c, bool atomic)
 
 /* The lease belongs to the process that this one was forked from, and so does what was stored
  * through it. */
-static bool owned_by_parent(const struct writer *w)
+bool ms_writer_owned_by_parent(const struct writer *w)
 {
     return (w->leased || w->mapping.no_fork) && w->process != ms_process_generation();
 }
@@ -179,14 +195,14 @@ static bool owned_by_parent(const struct writer *w)
 static int freeze(struct current *c)
 {
     struct writer *w = &c->writer;
-    int e = ms_mapping_freeze(&w->mapping, w->chunk);
+    int e = ms_mapping_freeze(&w->mapping, w->chunk, w->mapping.pages);
     if (e < 0)
         return e;
     w->state = WRITER_SHADOW;
     w->chunk = NULL;
     c->captured_by = ++c->captures_begun;
     ms_mapping_track(&w->mapping);
-    return clear_tail(c);
+    return ms_writer_clear_tail(c);
 }
 
 /* ---- reading --------------------------------------------------------------------------------- */
@@ -222,7 +238,7 @@ int ms_writer_read(struct current *c, size_t offset, char *to, size_t len)
     size_t ps = ms_os->page_size();
     const struct writer *w = &c->writer;
     const struct mapping *m = &w->mapping;
-    if (w->state == WRITER_NONE || w->state == WRITER_FILE || owned_by_parent(w))
+    if (w->state == WRITER_NONE || w->state == WRITER_FILE || ms_writer_owned_by_parent(w))
         return -EAGAIN;
     if (w->state == WRITER_DIRECT)
         return ms_chunk_read(w->chunk, offset, to, len);
@@ -243,119 +259,34 @@ bool ms_writer_is_up_to_date(const struct current *c)
 int ms_writer_bring_up_to_date(struct current *c, bool atomic, size_t arrived)
 {
     struct writer *w = &c->writer;
-    bool recent = !atomic && c->captured_by > arrived;
+    bool recent = !atomic && c->captured_by > arrived && w->state != WRITER_THAWING;
     if (w->state == WRITER_FILE)
         return recent ? 0 : bring_file_up_to_date(c, atomic);
-    if (owned_by_parent(w))
+    if (ms_writer_owned_by_parent(w))
         return -EBADF;
     if (w->state == WRITER_DIRECT)
         return freeze(c);
-    int e = clear_tail(c);
+    int e = ms_writer_clear_tail(c);
     return e < 0 || w->state == WRITER_NONE || recent ? e : bring_shadow_up_to_date(c, atomic);
 }
 
 /* ---- opening --------------------------------------------------------------------------------- */
 
-/* A chunk that the whole image could live in. */
-static bool is_own_chunk(const struct chunk *chunk, size_t pages)
-{
-    return ms_chunk_may_change(chunk) && chunk->pages == pages;
-}
-
 static bool can_be_direct(struct current *c, struct chunk **chunk)
 {
-    return ms_image_is_exclusive(c->image, chunk) && is_own_chunk(*chunk, ms_image_pages(c->image));
+    return ms_image_is_exclusive(c->image, chunk) &&
+           ms_is_own_chunk(*chunk, ms_image_pages(c->image));
 }
 
-/* Where holes cannot be made. */
-static int write_zeros(struct chunk *to, size_t first, size_t pages)
-{
-    enum { AT_ONCE = 16 };
-    size_t ps = ms_os->page_size();
-    char *zeros = ms_os->alloc(AT_ONCE * ps);
-    int e = zeros ? 0 : -ENOMEM;
-    while (pages && e == 0) {
-        size_t n = ms_min(pages, AT_ONCE);
-        struct os_iov v = {zeros, n * ps};
-        e = ms_os->object_write(&to->store->object, &v, 1, to->offset + first * ps);
-        first += n;
-        pages -= n;
-    }
-    ms_os->free(zeros);
-    return e;
-}
-
-/* Writes one run of the image (stored or zero) to its place in the chunk. */
-static int write_run(struct chunk *to, const struct run *r, struct reader *reader)
-{
-    size_t ps = ms_os->page_size();
-    int e = 0;
-    if (!r->chunk) {
-        e = ms_os->object_punch(&to->store->object, to->offset + r->first * ps, r->pages * ps);
-        return e == -ENOTSUP ? write_zeros(to, r->first, r->pages) : e;
-    }
-    for (size_t page = r->first; page < r->first + r->pages && e == 0; page++) {
-        union {
-            const void *in;
-            void *out;
-        } p = {ms_reader_page(reader, page, &e)};
-        struct os_iov v = {p.out, ps};
-        if (e == 0)
-            e = ms_os->object_write(&to->store->object, &v, 1, to->offset + page * ps);
-    }
-    return e;
-}
-
-/* Writes the pages into the chunk in which `whole` (all of the chunk) and the image differ. */
-static int write_differences(struct current *c, const struct image *whole, struct chunk *to,
-                             bool fresh)
-{
-    struct reader reader;
-    size_t pages = ms_image_pages(c->image), at = 0;
-    struct run r = {0};
-    int e = 0;
-    ms_reader_begin(&reader, c->image);
-    while (e == 0 && at < pages &&
-           ms_image_differs(whole, c->image, at, pages, &r.first, &r.pages)) {
-        ms_image_run(c->image, r.first, r.first + r.pages, &r);
-        if (r.chunk || !fresh)
-            e = write_run(to, &r, &reader);
-        at = r.first + r.pages;
-    }
-    ms_reader_end(&reader);
-    return e;
-}
-
-/* Writes into the chunk every page in which the image is not the chunk's own page. Only pages
- * that the image does not refer to are written, so failing half way does no harm. fresh: the
- * chunk is all zero. */
-static int consolidate_into(struct current *c, struct chunk *to, bool fresh)
-{
-    struct image *whole;
-    int e = ms_image_of_chunk(to, ms_image_pages(c->image), &whole);
-    if (e < 0)
-        return e;
-    begin_copying(c);
-    e = write_differences(c, whole, to, fresh);
-    end_copying(c);
-    if (e < 0)
-        ms_image_unref(whole);
-    else
-        ms_current_set_image(c, whole);
-    return e;
-}
-
-/* The chunk that the writer was frozen over, if the image still refers to any of it. */
-static struct chunk *find_own_chunk(struct current *c)
+static void consolidate_into(struct current *c, struct chunk *to, bool fresh)
 {
     size_t pages = ms_image_pages(c->image);
-    struct run r;
-    for (size_t at = 0; at < pages; at = r.first + r.pages) {
-        ms_image_run(c->image, at, pages, &r);
-        if (r.chunk && is_own_chunk(r.chunk, pages) && r.chunk_page == r.first)
-            return ms_chunk_ref(r.chunk);
-    }
-    return NULL;
+    struct image *whole;
+    begin_copying(c);
+    int e = ms_consolidate(c->image, to, 0, pages, fresh);
+    end_copying(c);
+    if (e == 0 && ms_image_of_chunk(to, pages, &whole) == 0)
+        ms_current_set_image(c, whole);
 }
 
 /* Nobody else shares any of the image's pages. */
@@ -383,21 +314,6 @@ static bool is_cheap_to_move(struct current *c)
     return r.pages == pages && (!r.chunk || r.chunk->store->kind == STORE_HEAP);
 }
 
-/* Zeros come for nothing in new space. Where space cannot be given back it is used again: a
- * program that opens mutable views for ever would otherwise take more each time. */
-static void move_to_new_chunk(struct current *c)
-{
-    struct reclaim reclaim = {0};
-    bool fresh = ms_os->caps & OS_CAP_PUNCH;
-    struct chunk *to;
-    if (ms_pool_allocate(c->pool, ms_image_pages(c->image), !fresh, &to) < 0)
-        return;
-    if (to->store->kind == STORE_ANON && ms_chunk_prepare_shared(to) == 0)
-        consolidate_into(c, to, fresh);
-    ms_chunk_unref(to, &reclaim);
-    ms_reclaim_flush(&reclaim);
-}
-
 /* Tries to make the image one chunk of its own. Not having it is no error: the writer is a
  * shadow then. */
 void ms_writer_make_exclusive(struct current *c)
@@ -408,11 +324,11 @@ void ms_writer_make_exclusive(struct current *c)
         !(is_cheap_to_move(c) || is_unshared(c)))
         return;
     struct reclaim reclaim = {0};
-    chunk = find_own_chunk(c);
-    if (chunk)
-        consolidate_into(c, chunk, false);
-    else
-        move_to_new_chunk(c);
+    bool fresh = false;
+    chunk = ms_find_own_chunk(c->image);
+    if (!chunk && ms_new_own_chunk(c->pool, ms_image_pages(c->image), &chunk, &fresh) < 0)
+        return;
+    consolidate_into(c, chunk, fresh);
     ms_chunk_unref(chunk, &reclaim);
     ms_reclaim_flush(&reclaim);
 }
@@ -463,7 +379,7 @@ static int open_direct(struct current *c, struct chunk *chunk, unsigned flags, v
 static int open_anonymous(struct current *c, unsigned flags, void *at)
 {
     struct chunk *chunk;
-    if (can_be_direct(c, &chunk)) {
+    if (!(flags & MEMSNAP_VIEW_PINNABLE) && can_be_direct(c, &chunk)) {
         int e = open_direct(c, chunk, flags, at);
         if (e == 0 || e == -EEXIST || e == -EBADF || e == -EMLINK)
             return e;
@@ -474,7 +390,7 @@ static int open_anonymous(struct current *c, unsigned flags, void *at)
 int ms_writer_may_open(struct current *c, unsigned flags)
 {
     struct writer *w = &c->writer;
-    if (owned_by_parent(w) && w->state != WRITER_FILE)
+    if (ms_writer_owned_by_parent(w) && w->state != WRITER_FILE)
         return -EBADF;
     if (w->leased)
         return -EBUSY;
@@ -503,12 +419,12 @@ int ms_writer_open(struct current *c, unsigned flags, void *at)
 void ms_writer_release(struct current *c)
 {
     struct writer *w = &c->writer;
-    if (owned_by_parent(w)) {
+    if (ms_writer_owned_by_parent(w)) {
         ms_mapping_forget(&w->mapping); /* still leased, as far as this process can tell */
         return;
     }
     w->leased = false;
-    if (w->state == WRITER_SHADOW) {
+    if (w->state == WRITER_SHADOW || w->state == WRITER_THAWING) {
         /* where that fails, capturing makes readable what is not */
         ms_mapping_unprotect(&w->mapping);
         int e = ms_os->advise(w->mapping.address, w->mapping.length, OS_FORK);
@@ -527,7 +443,7 @@ void ms_current_destroy(struct current *c)
 {
     struct writer *w = &c->writer;
     struct reclaim reclaim = {0};
-    if (owned_by_parent(w))
+    if (ms_writer_owned_by_parent(w))
         ms_mapping_forget(&w->mapping);
     else
         ms_mapping_close(&w->mapping);
@@ -556,14 +472,14 @@ int ms_writer_restore_to(struct current *c, struct image *target)
     struct writer *w = &c->writer;
     if (w->state == WRITER_FILE)
         return ms_overwrite(&w->mapping, target);
-    if (w->state == WRITER_DIRECT) {
-        int e = ms_writer_bring_up_to_date(c, false, SIZE_MAX);
-        if (e < 0)
-            return e;
-    }
+    int e = w->state == WRITER_DIRECT    ? ms_writer_bring_up_to_date(c, false, SIZE_MAX)
+            : w->state == WRITER_THAWING ? ms_writer_freeze_thawed(c)
+                                         : 0;
+    if (e < 0)
+        return e;
     c->rollbacks++;
-    leave_image(c, ms_image_ref(w->mapping.mapped));
-    int e = ms_restore_to(&w->mapping, target);
+    ms_current_leave_image(c, ms_image_ref(w->mapping.mapped));
+    e = ms_restore_to(&w->mapping, target);
     if (e == 0)
         ms_current_set_image(c, ms_image_ref(target));
     else if (w->mapping.torn)

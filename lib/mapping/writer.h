@@ -5,8 +5,10 @@
  *      |                                ^  ^                               |
  *      v           close                |  |  bring up to date, closed     v
  *    DIRECT ----------------------------+  +---------------------------- SHADOW
- *      |                                                                   ^
- *      +------------- freeze: somebody asks for the image -----------------+
+ *      |  ^                                                             ^  |  ^
+ *      |  +---- thaw, last block ------- THAWING <--- thaw, a block ----|--+  |
+ *      |                                   +----------- freeze ---------+     |
+ *      +--------------- freeze: somebody asks for the image ------------------+
  *
  *    FILE, for good
  *
@@ -15,6 +17,10 @@
  *           into the chunk. The image must not be handed out.
  *   SHADOW  Leased or closed. The mapping is private, its base is the image. What was stored
  *           since is captured when somebody asks for the image.
+ *   THAWING Leased or closed. Pages before `thawed` are as in DIRECT, the others as in SHADOW; the
+ *           image refers to the chunk for the former, and must not be handed out. No other image
+ *           refers to the chunk. To freeze it is to exchange the shared part, after the rest was
+ *           captured.
  *   FILE    MEMSNAP_FILE_SHARED. The file is the live copy; images are copies of it. While
  *           leased the file is mapped shared.
  *
@@ -29,7 +35,7 @@
 #include "mapping/mapping.h"
 #include "storage/pool.h"
 
-enum writer_state { WRITER_NONE, WRITER_DIRECT, WRITER_SHADOW, WRITER_FILE };
+enum writer_state { WRITER_NONE, WRITER_DIRECT, WRITER_SHADOW, WRITER_THAWING, WRITER_FILE };
 
 struct writer {
     enum writer_state state;
@@ -37,9 +43,12 @@ struct writer {
     /* stores may have gone behind the end of the image, in its last page */
     bool tail_dirty;
     size_t process;         /* ms_process_generation() of the last lease */
-    struct mapping mapping; /* there while leased, and in SHADOW */
-    /* DIRECT: the image's only chunk, borrowed. FILE: the file, owned. */
+    struct mapping mapping; /* there while leased, and in SHADOW and THAWING */
+    /* DIRECT: the image's only chunk, borrowed. THAWING: what it will be, borrowed from the image,
+     * too. FILE: the file, owned. */
     struct chunk *chunk;
+    size_t thawed;            /* THAWING: pages before this one are mapped shared; else 0 */
+    bool fresh;               /* THAWING: the chunk's other pages are zero */
     struct os_live_file live; /* FILE: the same file */
 };
 
@@ -72,6 +81,8 @@ struct current {
 void ms_current_init(struct current *c, struct image *i, size_t size, unsigned flags,
                      struct pool *pool);
 void ms_current_destroy(struct current *c);
+/* To be freed when the locks have been released; takes the reference over. */
+void ms_current_leave_image(struct current *c, struct image *i);
 /* The image is another one from now on; takes the reference over. */
 void ms_current_set_image(struct current *c, struct image *i);
 void ms_leftovers_free(struct leftovers *l);
@@ -96,6 +107,12 @@ void ms_writer_make_exclusive(struct current *c);
 int ms_writer_open(struct current *c, unsigned flags, void *at);
 /* The lease is over. Cannot fail; capturing is left to whoever needs the image. */
 void ms_writer_release(struct current *c);
+/* The lease belongs to the process that this one was forked from. */
+bool ms_writer_owned_by_parent(const struct writer *w);
+/* What was stored behind the end of the image becomes zero. */
+int ms_writer_clear_tail(struct current *c);
+/* From THAWING back to SHADOW. */
+int ms_writer_freeze_thawed(struct current *c);
 /* The whole snapshot becomes the target. */
 int ms_writer_restore_to(struct current *c, struct image *target);
 

@@ -910,7 +910,7 @@ static void test_track_refused(void)
     g_free(path);
 }
 
-/* ---- what a failed call leaves ---------------------------------------------------------------*/
+/* ---- what a failed call leaves -------------------------------------------------------------- */
 
 static void roll_back_to_zero(memsnap_snapshot *s, memsnap_view *m, unsigned char *model)
 {
@@ -987,7 +987,7 @@ static void test_failed_tail(void)
     }
 }
 
-/* ---- what loops take -------------------------------------------------------------------------*/
+/* ---- what loops take ------------------------------------------------------------------------ */
 
 enum { LOOP_ROLL_BACK = 1, LOOP_DIFF = 2, LOOP_READ = 4, LOOP_CLOSE = 8, LOOP_KINDS = 16 };
 
@@ -1033,7 +1033,7 @@ static void test_loops_are_flat(void)
     }
 }
 
-/* ---- reading ---------------------------------------------------------------------------------*/
+/* ---- reading -------------------------------------------------------------------------------- */
 
 /* A few bytes of a shadow writer are read out of its memory: nothing is written anywhere. */
 static void test_reading_captures_nothing(void)

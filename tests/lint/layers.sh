@@ -9,7 +9,8 @@ cd "$srcdir" || exit 99
 # the top.
 floors="base os storage mapping lib"
 # Of the public header, what lies below the top uses the constants only.
-public_users="mapping/mapping mapping/protection mapping/restore mapping/writer storage/fill os/address_space"
+public_users="mapping/mapping mapping/protection mapping/restore mapping/thaw mapping/writer storage/fill
+    os/address_space"
 standard="assert errno limits stdalign stdarg stdatomic stdbool stddef stdint string"
 
 failed=0

@@ -31,7 +31,7 @@ texts=$(IFS=$newline; echo "$*")
 
 # Those that a mutation does not name come after those that it does; each is given this many
 # seconds. The one about swapped pages is run where swap space can be made.
-programs="image bytes store writer distrust api compat mutable view delta export file save os-file os-lock os-memory os-object os-pagemap os-track os-write-block crash cost recovery model fault thread limit fork missing signal"
+programs="image bytes store writer distrust api compat mutable thaw view delta export file save os-file os-lock os-memory os-object os-pagemap os-track os-write-block crash cost recovery model fault thread limit fork missing signal"
 [ -z "$quick" ] || programs=
 seconds=180
 
@@ -252,9 +252,9 @@ mutate "the last batch stays unwritten" mapping/capture.c '/^static int finish/,
 # ---- mapping ------------------------------------------------------------------------------------
 
 mutate "a freeze maps shared again" mapping/mapping.c '/^int ms_mapping_freeze/,/^}/s/OS_PRIVATE/OS_SHARED_WRITE/' mutable
-mutate "a failed freeze does not put the shared mapping back" mapping/mapping.c '/^int ms_mapping_freeze/,/^}/s/ms_os->map_over(.*OS_SHARED_WRITE);//' recovery
-mutate "a freeze forgets the protections" mapping/mapping.c '/^int ms_mapping_freeze/,/^}/s/put_protections_back(m);/(void)put_protections_back;/' "death mutable"
-mutate "a freeze forgets that children must not inherit" mapping/mapping.c '/^int ms_mapping_freeze/,/^}/s/renew_advice(m);//' crash
+mutate "a failed freeze does not put the shared mapping back" mapping/mapping.c '/^static int map_chunk/,/^}/s/ms_os->map_over(.*else_how) == 0/false/' recovery
+mutate "a freeze forgets the protections" mapping/mapping.c '/^static int map_chunk/,/^}/s/put_protections_back_between(.*);//' "crash mutable"
+mutate "a freeze forgets that children must not inherit" mapping/mapping.c '/^static int map_chunk/,/^}/s/renew_advice_of(.*);//' crash
 mutate "a new base keeps the old takes" mapping/mapping.c '/^void ms_mapping_set_base/,/^}/s/m->last_taken = NULL;/m->last_taken = ms_image_ref(old);/' "view model"
 mutate "what is not mapped is not copied in" mapping/mapping.c '/^static int finish_open/,/^}/s/copy_where_differs(m, m->base, 0, m->pages)/0/' view
 mutate "an exchange copies nothing in" mapping/mapping.c '/^int ms_mapping_exchange/,/^}/s/e = copy_where_differs(m, i, 0, m->pages);/e = 0;/' view
@@ -297,7 +297,7 @@ mutate "stores behind the end of the image stay" mapping/writer.c 's/if (!c->wri
 mutate "the parent's writer is used in a child" mapping/writer.c 's/return (w->leased || w->mapping.no_fork) && w->process != ms_process_generation();/return !w;/' "fork crash mutable"
 mutate "a child that was not given a writer's memory is not told" mapping/writer.c 's/(w->leased || w->mapping.no_fork) && /w->leased \&\& /' recovery
 mutate "a closed writer stays torn" mapping/writer.c 's/w->mapping.torn && !w->leased ? ms_restore(&w->mapping) : 0;/0;/' recovery
-mutate "a direct writer is not frozen" mapping/writer.c '/^static int freeze/,/^}/s/int e = ms_mapping_freeze(&w->mapping, w->chunk);/int e = 0;/' mutable
+mutate "a direct writer is not frozen" mapping/writer.c '/^static int freeze/,/^}/s/int e = ms_mapping_freeze(&w->mapping, w->chunk, w->mapping.pages);/int e = 0;/' mutable
 mutate "a chunk is gathered into though others refer to it" mapping/writer.c 's/ || u.exclusive_pages != u.stored_pages//' mutable
 mutate "a closed writer's memory is not inherited" mapping/writer.c '/^void ms_writer_release/,/^}/s/ms_os->advise(.*OS_FORK);//' fork
 mutate "what was collected is not the base" mapping/writer.c '/^static int capture_mapping/,/^}/s/ms_mapping_set_base(&w->mapping, i);//' mutable
@@ -306,14 +306,30 @@ mutate "two mutable views at a time" mapping/writer.c '/^int ms_writer_may_open/
 mutate "parked views keep a writer from being direct" snapshot.c '/^int ms_snapshot_lease/,/^}/s/ms_recycler_set_image(s->recycler, NULL);//' "mutable view"
 mutate "an image that is exchanged has the tail of the one before" mapping/writer.c '/^void ms_current_set_image/,/^}/s/c->writer.tail_dirty = false;//' mutable
 mutate "closed writers collect free space for ever" view.c '/^static void lease_close/,/^}/s/ms_pool_trim(.*);//' mutable
-mutate "where space cannot be given back it is not used again" mapping/writer.c '/^static void move_to_new_chunk/,/^}/s/bool fresh = ms_os->caps .*;/bool fresh = true;/' mutable
+mutate "where space cannot be given back it is not used again" mapping/consolidate.c '/^int ms_new_own_chunk/,/^}/s/\*fresh = ms_os->caps .*;/*fresh = true;/' mutable
 mutate "a writer is captured to be read" mapping/writer.c '/^int ms_writer_read/,/^}/s/if (m->torn/if (m->address || m->torn/' mutable
 mutate "a read does not see what is private" mapping/writer.c '/^int ms_writer_read/,/^}/s/read_private(m, offset, to, len);/(void)read_private;/' mutable
 mutate "protected memory is read" mapping/writer.c '/^static bool is_readable/,/^}/s/return false;/return true;/' mutable
 mutate "a capture that began too early serves who came later" mapping/writer.c '/^int ms_writer_bring_up_to_date/,/^}/s/c->captured_by > arrived/c->captured_by >= arrived/' writer
 mutate "every waiter captures" mapping/writer.c '/^int ms_writer_bring_up_to_date/,/^}/s/!atomic .. c->captured_by > arrived/!c/' writer
 mutate "statistics wait for a take" mapping/writer.c '/^static void begin_copying/,/^}/s/ms_unlock(&c->look);//;/^static void end_copying/,/^}/s/ms_lock(&c->look);//' writers
-mutate "holes are not punched when the image is gathered again" mapping/writer.c '/^static int write_run/,/^}/s/e = ms_os->object_punch(.*);/return 0;/' mutable
+mutate "holes are not punched when the image is gathered again" mapping/consolidate.c '/^static int write_run/,/^}/s/e = ms_os->object_punch(.*);/return 0;/' mutable
+
+# ---- thawing ------------------------------------------------------------------------------------
+
+mutate "a writer is thawed though others refer to its pages" mapping/thaw.c '/^static int find_chunk/,/^}/s/!is_unshared(c)/!c/' thaw
+mutate "a thawed block is exchanged unblocked" mapping/thaw.c '/^static int thaw_block/,/^}/s/live ? exchange_blocked(t) : exchange(t, NULL)/exchange(t, NULL)/' writers
+mutate "what changed behind the copying is lost" mapping/thaw.c '/^static int exchange(/,/^}/s/int e = copy_private(t, block, &changed);/int e = 0; (void)block; (void)changed;/' thaw
+mutate "what was captured of a block is lost" mapping/thaw.c '/^static int copy_ahead/,/^}/s/int e = ms_consolidate(.*);/int e = 0;/' thaw
+mutate "a thawed block is not the base" mapping/thaw.c '/^static void commit/,/^}/s/ms_mapping_set_base(m, t->image);//' "thaw model"
+mutate "a thawed part is handed out without being frozen" mapping/writer.c '/^static int capture_shadow/,/^}/s/e = ms_writer_freeze_thawed(c);/e = 0;/' thaw
+mutate "the thawed part is captured, too" mapping/writer.c '/^static int capture_mapping/,/^}/s/w->thawed, c->pool/0 * w->thawed, c->pool/' writers
+mutate "a rollback forgets that a part is shared" mapping/writer.c '/^int ms_writer_restore_to/,/^}/s/? ms_writer_freeze_thawed(c)/? 0/' thaw
+mutate "the tail of a thawed writer is not cleared" mapping/thaw.c '/^static void move_on/,/^}/s/w->tail_dirty = .*;//' thaw
+mutate "a chunk that is half written counts as zero" mapping/thaw.c '/^int ms_thaw_step/,/^}/s/c->writer.fresh = false;.*/(void)c;/' "fault thaw"
+mutate "thawing makes small pages of huge ones" mapping/thaw.c '/^static bool wants_huge/,/^}/s/return ms_os->caps/return !t \&\& ms_os->caps/' thaw
+mutate "mapped and image share nodes when they are counted" mapping/thaw.c '/^int ms_thaw_begin/,/^}/s/if (m->mapped != c->image)/if (!m)/' thaw
+mutate "pinned pages are exchanged" mapping/writer.c '/^static int open_anonymous/,/^}/s/!(flags . MEMSNAP_VIEW_PINNABLE) .. //' thaw
 
 # ---- the system ---------------------------------------------------------------------------------
 
