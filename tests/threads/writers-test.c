@@ -356,6 +356,230 @@ static void test_no_store_is_lost(void)
     }
 }
 
+/* ---- thawing --------------------------------------------------------------------------------- */
+
+/* Storer i's n-th store puts n into its word n mod SLOTS, together with how many stores of its
+ * neighbour had been made by then. So an image of one instant holds an exact prefix of each
+ * storer's stores, and of its neighbour's no fewer than it had seen. */
+enum { SLOTS = 61 };
+
+struct storers;
+
+struct storer {
+    pthread_t thread;
+    unsigned number;
+    struct storers *all;
+    atomic_uint_fast32_t stored;
+};
+
+struct storers {
+    memsnap_view *v;
+    unsigned n;
+    size_t stride; /* bytes between the words of a storer */
+    atomic_bool stop;
+    struct storer w[MAX_WRITERS];
+};
+
+static size_t slot_offset(const struct storers *all, unsigned storer, size_t slot)
+{
+    return slot * all->stride + storer * sizeof(word);
+}
+
+static void *store_on(void *arg)
+{
+    struct storer *w = arg;
+    struct storers *all = w->all;
+    struct storer *neighbour = &all->w[(w->number + 1) % all->n];
+    for (uint32_t n = 1; !atomic_load_explicit(&all->stop, memory_order_relaxed); n++) {
+        uint64_t seen = atomic_load_explicit(&neighbour->stored, memory_order_acquire);
+        word *at = (word *)(void *)(bytes(all->v) + slot_offset(all, w->number, n % SLOTS));
+        atomic_store_explicit(at, seen << 32 | n, memory_order_release);
+        atomic_store_explicit(&w->stored, n, memory_order_release);
+        if (n % 64 == 0)
+            sched_yield();
+    }
+    return NULL;
+}
+
+static void storers_start(struct storers *all, memsnap_view *v, unsigned n)
+{
+    *all = (struct storers){.v = v, .n = n};
+    all->stride = (memsnap_view_size(v) - MAX_WRITERS * sizeof(word)) / SLOTS & ~(sizeof(word) - 1);
+    for (unsigned i = 0; i < n; i++) {
+        for (size_t k = 0; k < SLOTS; k++)
+            atomic_store((word *)(void *)(bytes(v) + slot_offset(all, i, k)), 0);
+        all->w[i].number = i;
+        all->w[i].all = all;
+    }
+    for (unsigned i = 0; i < n; i++)
+        g_assert_cmpint(pthread_create(&all->w[i].thread, NULL, store_on, &all->w[i]), ==, 0);
+}
+
+static void storers_stop(struct storers *all)
+{
+    atomic_store(&all->stop, true);
+    for (unsigned i = 0; i < all->n; i++)
+        pthread_join(all->w[i].thread, NULL);
+}
+
+/* What slot k holds when n stores have been made. */
+static uint32_t last_in_slot(uint32_t n, size_t k)
+{
+    uint32_t m = n - (n % SLOTS + SLOTS - (uint32_t)k) % SLOTS;
+    return m > n ? 0 : m;
+}
+
+struct stores {
+    uint32_t n[MAX_WRITERS];
+};
+
+static void look_at_stores(struct storers *all, struct stores *p)
+{
+    for (unsigned i = 0; i < all->n; i++)
+        p->n[i] = (uint32_t)atomic_load_explicit(&all->w[i].stored, memory_order_acquire);
+}
+
+/* The slots of a storer are those of n stores, exactly; instant: for one n. Else no slot is older
+ * than `before` nor newer than `after`, which may be one store behind. */
+static void check_storer(const uint64_t *slots, bool instant, uint32_t before, uint32_t after)
+{
+    uint32_t n = 0;
+    for (size_t k = 0; k < SLOTS; k++)
+        n = n > (uint32_t)slots[k] ? n : (uint32_t)slots[k];
+    g_assert_cmpuint(n, >=, before);
+    g_assert_cmpuint(n, <=, after + 1);
+    for (size_t k = 0; k < SLOTS; k++) {
+        if (instant)
+            g_assert_cmpuint((uint32_t)slots[k], ==, last_in_slot(n, k));
+        else
+            g_assert_cmpuint((uint32_t)slots[k], >=, last_in_slot(before, k));
+    }
+}
+
+static void check_image(const struct storers *all, memsnap_snapshot *t, bool instant,
+                        const struct stores *before, const struct stores *after)
+{
+    static uint64_t slots[MAX_WRITERS][SLOTS];
+    uint32_t n[MAX_WRITERS] = {0}, seen[MAX_WRITERS] = {0};
+    for (unsigned i = 0; i < all->n; i++) {
+        for (size_t k = 0; k < SLOTS; k++) {
+            assert_ok(memsnap_snapshot_read(t, slot_offset(all, i, k), &slots[i][k], 8));
+            n[i] = MAX(n[i], (uint32_t)slots[i][k]);
+            seen[i] = MAX(seen[i], (uint32_t)(slots[i][k] >> 32));
+        }
+        check_storer(slots[i], instant, before->n[i], after->n[i]);
+    }
+    for (unsigned i = 0; instant && i < all->n; i++)
+        g_assert_cmpuint(seen[i], <=, n[(i + 1) % all->n]);
+}
+
+/* Any kind of image. A plain one is of one instant if the writer is direct. */
+static void cut_stores(struct storers *all, memsnap_snapshot *s, bool direct, size_t kind)
+{
+    struct stores before, after;
+    look_at_stores(all, &before);
+    memsnap_snapshot *t = of_snapshot[kind](s, all->v);
+    look_at_stores(all, &after);
+    check_image(all, t, direct || of_snapshot[kind] == by_atomic_take, &before, &after);
+    memsnap_snapshot_unref(t);
+}
+
+static unsigned long thaw_steps;
+
+/* Some steps: whether the writer is direct now. */
+static bool thaw_some(struct storers *all, struct rng *rng)
+{
+    size_t max = rng_below(rng, 3) ? rng_below(rng, 4 * MIB) + 1 : SIZE_MAX;
+    int e = memsnap_view_thaw(all->v, MEMSNAP_THAW_LIVE, max);
+    g_assert_true(e == 0 || e == 1);
+    thaw_steps++;
+    return e == 0;
+}
+
+static void cut_and_thaw(memsnap_snapshot *s, memsnap_view *m, unsigned n, unsigned long times,
+                         struct rng *rng)
+{
+    struct storers all;
+    bool direct = false;
+    storers_start(&all, m, n);
+    for (unsigned long i = 0; i < times; i++) {
+        if (rng_below(rng, 3) == 0) {
+            cut_stores(&all, s, direct, rng_below(rng, G_N_ELEMENTS(of_snapshot)));
+            direct = false;
+        }
+        direct = thaw_some(&all, rng);
+    }
+    storers_stop(&all);
+    struct stores end;
+    look_at_stores(&all, &end);
+    check_image(&all, s, true, &end, &end);
+    memsnap_snapshot *t = take(m);
+    check_image(&all, t, true, &end, &end);
+    memsnap_snapshot_unref(t);
+}
+
+static bool cannot_thaw(void)
+{
+    memsnap_snapshot *s = snap_zero(page);
+    memsnap_view *m = view_mut(s);
+    memsnap_snapshot_unref(take(m));
+    int e = memsnap_view_thaw(m, MEMSNAP_THAW_LIVE, 1);
+    g_assert_true(e == 0 || e == -ENOTSUP);
+    memsnap_view_unref(m);
+    memsnap_snapshot_unref(s);
+    if (e < 0)
+        test_skip("nothing can be thawed while threads store");
+    return e < 0;
+}
+
+/* No store is lost, and what is cut in the middle of it is what it should be. */
+static void test_thaw(void)
+{
+    static const unsigned writers[] = {1, 2, 3, 5, 16};
+    const size_t sizes[] = {PAGES * page, 2 * MIB + 5 * page, 6 * MIB + 9};
+    const unsigned long series = G_N_ELEMENTS(sizes) * G_N_ELEMENTS(writers);
+    struct rng rng = {(uint64_t)g_test_rand_int()};
+    if (cannot_thaw())
+        return;
+    for (unsigned long i = 0; i < series; i++) {
+        memsnap_snapshot *s = snap_pattern(sizes[i % G_N_ELEMENTS(sizes)], i);
+        memsnap_view *m = i & 1 ? view_mut_tracked(s) : view_mut(s);
+        cut_and_thaw(s, m, writers[i / G_N_ELEMENTS(sizes)], 3 * rounds / series + 1, &rng);
+        memsnap_view_unref(m);
+        memsnap_snapshot_unref(s);
+    }
+    g_test_message("%lu thaws", thaw_steps);
+}
+
+/* Another thread makes images all the time, which keeps the view from being thawed, or comes in
+ * between. */
+static void test_thaw_beside_others(void)
+{
+    struct rng rng = {(uint64_t)g_test_rand_int()};
+    if (cannot_thaw())
+        return;
+    memsnap_snapshot *s = snap_pattern(6 * MIB + 9, 1);
+    struct helper h = {.s = s, .m = view_mut(s)};
+    struct storers all;
+    struct stores end;
+    storers_start(&all, h.m, 3);
+    g_assert_cmpint(pthread_create(&h.thread, NULL, make_images, &h), ==, 0);
+    for (unsigned long i = 0; i < rounds; i++) {
+        int e = memsnap_view_thaw(h.m, MEMSNAP_THAW_LIVE, rng_below(&rng, 8 * MIB) + 1);
+        g_assert_true(e == 0 || e == 1 || e == -EBUSY);
+        if (i % 4 == 0)
+            cut_stores(&all, s, false, rng_below(&rng, G_N_ELEMENTS(of_snapshot)));
+    }
+    storers_stop(&all);
+    atomic_store(&h.stop, true);
+    pthread_join(h.thread, NULL);
+    look_at_stores(&all, &end);
+    check_image(&all, s, true, &end, &end);
+    memsnap_view_unref(h.m);
+    check_image(&all, s, true, &end, &end);
+    memsnap_snapshot_unref(s);
+}
+
 /* Where no byte can change threads store on. */
 static void test_to_itself(void)
 {
@@ -557,6 +781,8 @@ int main(int argc, char **argv)
     test_add("direct", test_direct, TEST_PLAIN);
     test_add("atomic", test_atomic, TEST_PLAIN);
     test_add("no-store-is-lost", test_no_store_is_lost, TEST_PLAIN);
+    test_add("thaw", test_thaw, TEST_PLAIN);
+    test_add("thaw-beside-others", test_thaw_beside_others, TEST_PLAIN);
     test_add("to-itself", test_to_itself, TEST_PLAIN);
     test_add("readers-do-not-wait", test_readers_do_not_wait, TEST_PLAIN);
     test_add("fork-does-not-wait", test_fork_does_not_wait, TEST_PLAIN);
