@@ -41,16 +41,17 @@ static bool is_cheap_to_move(const struct image *i)
     return r.pages == pages && (!r.chunk || r.chunk->store->kind == STORE_HEAP);
 }
 
-/* Nobody but the snapshot and its writer refers to pages of the image, or of what is mapped. */
-static bool is_unshared(const struct current *c)
+/* Nobody but the snapshot and its writer refers to pages of the image, or of what is mapped: 0,
+ * -EBUSY, or another error. */
+static int check_unshared(const struct current *c)
 {
     const struct mapping *m = &c->writer.mapping;
     const struct image *v[] = {c->image, m->mapped};
     bool same = m->mapped == c->image;
     size_t holders[] = {same ? 3 : 2, 1};
     struct image_usage u;
-    return ms_images_usage(v, holders, same ? 1 : 2, &u) == 0 &&
-           u.exclusive_pages == u.stored_pages;
+    int e = ms_images_usage(v, holders, same ? 1 : 2, &u);
+    return e == 0 && u.exclusive_pages != u.stored_pages ? -EBUSY : e;
 }
 
 static int check_state(struct current *c)
@@ -304,8 +305,9 @@ static int find_chunk(struct thaw *t)
         t->fresh = w->fresh;
         return 0;
     }
-    if (!is_cheap_to_move(c->image) && !is_unshared(c))
-        return -EBUSY;
+    int e = is_cheap_to_move(c->image) ? 0 : check_unshared(c);
+    if (e < 0)
+        return e;
     t->to = ms_find_own_chunk(c->image);
     t->fresh = false;
     if (t->to && !ms_os->file_sealed(&t->to->store->object))

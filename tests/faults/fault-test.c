@@ -24,6 +24,7 @@ struct world {
     int fd;
     unsigned tracking; /* MEMSNAP_VIEW_TRACK where that can be had at all */
     unsigned atomic;   /* MEMSNAP_TAKE_ATOMIC where that can be had at all */
+    unsigned live;     /* MEMSNAP_THAW_LIVE: the same */
 };
 
 /* What a call gave. */
@@ -75,6 +76,7 @@ static struct world *world_new(size_t size)
     w->atomic =
         memsnap_view_take_snapshot(w->v, MEMSNAP_TAKE_ATOMIC, &t) == 0 ? MEMSNAP_TAKE_ATOMIC : 0;
     memsnap_snapshot_unref(t);
+    w->live = w->atomic && !config_is("heap") ? MEMSNAP_THAW_LIVE : 0;
     change(w->v, w->v_now, size, 4);
     w->m = snap(w->base, size);
     w->m_now = g_memdup2(w->base, size);
@@ -151,6 +153,25 @@ static void track_writer(struct world *w)
         if (seed < 7)
             memsnap_snapshot_unref(snap_clone(w->m));
     }
+}
+
+/* Of several chunks, nothing of which anybody else refers to; some changes since. */
+static void collect_writer(struct world *w)
+{
+    freeze_writer(w);
+    memsnap_snapshot_unref(snap_clone(w->m));
+    change(w->mut, w->m_now, w->size, 8);
+    memset(bytes(w->mut), 0, page);
+    memset(w->m_now, 0, page);
+}
+
+/* Half way, if it is larger than a step. */
+static void thaw_a_step(struct world *w)
+{
+    collect_writer(w);
+    if (!config_is("heap"))
+        g_assert_cmpint(memsnap_view_thaw(w->mut, 0, 1), >=, 0);
+    change(w->mut, w->m_now, w->size, 9);
 }
 
 static void close_writer(struct world *w)
@@ -431,6 +452,27 @@ static int call_view_stats(struct world *w, struct outcome *o)
     return memsnap_view_stats(w->v, &stats);
 }
 
+static int thaw(struct world *w, unsigned flags)
+{
+    if (config_is("heap")) {
+        g_assert_cmpint(memsnap_view_thaw(w->mut, flags, SIZE_MAX), ==, -ENOTSUP);
+        return 0;
+    }
+    return memsnap_view_thaw(w->mut, flags, SIZE_MAX);
+}
+
+static int call_thaw(struct world *w, struct outcome *o)
+{
+    (void)o;
+    return thaw(w, 0);
+}
+
+static int call_thaw_live(struct world *w, struct outcome *o)
+{
+    (void)o;
+    return thaw(w, w->live);
+}
+
 /* Closing cannot fail, whatever fails. */
 static int call_close(struct world *w, struct outcome *o)
 {
@@ -533,6 +575,17 @@ static const struct action actions[] = {
     {"dirty", NULL, call_dirty, NULL, false},
     {"snapshot_stats", freeze_writer, call_snapshot_stats, NULL, false},
     {"view_stats", NULL, call_view_stats, NULL, false},
+    {"thaw", freeze_writer, call_thaw, NULL, false},
+    {"thaw, of many chunks", collect_writer, call_thaw, NULL, false},
+    {"thaw, the rest", thaw_a_step, call_thaw, NULL, false},
+    {"thaw, atomic steps", collect_writer, call_thaw_live, NULL, false},
+    {"thaw, atomic steps, tracked", track_writer, call_thaw_live, NULL, false},
+    {"take, thawing writer", thaw_a_step, call_take_mutable, NULL, false},
+    {"take, atomic thawing writer", thaw_a_step, call_take_atomic_mutable, NULL, false},
+    {"clone, thawing writer", thaw_a_step, call_clone, NULL, false},
+    {"read, thawing writer", thaw_a_step, call_read, NULL, false},
+    {"restore_to, thawing writer", thaw_a_step, call_roll_back, rolled_back, true},
+    {"close, thawing writer", thaw_a_step, call_close_writer, NULL, false},
     {"close", NULL, call_close, reopened, false},
     {"close, protected", protect_some, call_close, reopened, false},
     {"close, direct writer", open_writer, call_close_writer, NULL, false},
@@ -656,8 +709,8 @@ static void test_large(void)
 /* Everything fails from the first unref on: still nothing is left. */
 static void test_closing(void)
 {
-    void (*const states[])(struct world * w) = {NULL,         open_writer, freeze_writer,
-                                                close_writer, park,        protect_some};
+    void (*const states[])(struct world * w) = {NULL, open_writer,  freeze_writer, close_writer,
+                                                park, protect_some, thaw_a_step};
     for (size_t i = 0; i < G_N_ELEMENTS(states); i++) {
         struct fault_balance before = fault_outstanding();
         struct world *w = world_new(40 * page + 5);

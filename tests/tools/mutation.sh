@@ -317,7 +317,7 @@ mutate "holes are not punched when the image is gathered again" mapping/consolid
 
 # ---- thawing ------------------------------------------------------------------------------------
 
-mutate "a writer is thawed though others refer to its pages" mapping/thaw.c '/^static int find_chunk/,/^}/s/!is_unshared(c)/!c/' thaw
+mutate "a writer is thawed though others refer to its pages" mapping/thaw.c '/^static int find_chunk/,/^}/s/: check_unshared(c)/: 0/' thaw
 mutate "a thawed block is exchanged unblocked" mapping/thaw.c '/^static int thaw_block/,/^}/s/live ? exchange_blocked(t) : exchange(t, NULL)/exchange(t, NULL)/' writers
 mutate "what changed behind the copying is lost" mapping/thaw.c '/^static int exchange(/,/^}/s/int e = copy_private(t, block, &changed);/int e = 0; (void)block; (void)changed;/' thaw
 mutate "what was captured of a block is lost" mapping/thaw.c '/^static int copy_ahead/,/^}/s/int e = ms_consolidate(.*);/int e = 0;/' thaw
