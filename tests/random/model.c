@@ -428,7 +428,9 @@ static void op_view_mut(void)
     if (!s || !v)
         return;
     void *at = one_in(8) ? free_address(s->content->size + page) : NULL;
-    unsigned flags = s->content->fd < 0 && one_in(2) ? tracking() : 0;
+    unsigned flags = one_in(6)                         ? MEMSNAP_VIEW_PINNABLE
+                     : s->content->fd < 0 && one_in(2) ? tracking()
+                                                       : 0;
     int r;
     if (at)
         attempt(r, memsnap_snapshot_view_at(s->handle, at, MEMSNAP_VIEW_MUTABLE | flags, &handle),
@@ -561,6 +563,26 @@ static void op_restore_to(void)
         memcpy(v->base, s->content->now, len);
         memcpy(v->now, s->content->now, len);
     }
+    if (one_in(4))
+        check_view(v);
+}
+
+/* Whether it can be done depends on who refers to what; no byte changes. */
+static void op_thaw(void)
+{
+    struct view *v = any_view();
+    unsigned flags = one_in(2) ? MEMSNAP_THAW_LIVE : 0;
+    int r;
+    if (!v)
+        return;
+    attempt(r, memsnap_view_thaw(v->handle, flags, one_in(2) ? SIZE_MAX : 1 + below(4 * MIB)),
+            UNTOUCHED);
+    if (!v->content)
+        g_assert_cmpint(r, ==, -EINVAL);
+    else if (v->content->fd >= 0)
+        assert_ok(r);
+    else
+        g_assert_true(r == 0 || r == 1 || r == -EBUSY || r == -ENOTSUP);
     if (one_in(4))
         check_view(v);
 }
@@ -702,11 +724,12 @@ static const struct {
     void (*run)(void);
     size_t weight;
 } operations[] = {
-    {op_new, 4},       {op_new_zeroed, 2}, {op_clone, 4},   {op_drop, 7},   {op_references, 2},
-    {op_recycling, 2}, {op_read, 3},       {op_diff, 4},    {op_stats, 2},  {op_view, 12},
-    {op_view_mut, 6},  {op_close, 10},     {op_store, 40},  {op_take, 10},  {op_store_back, 8},
-    {op_restore, 10},  {op_restore_to, 8}, {op_protect, 4}, {op_dirty, 8},  {op_new_from_file, 2},
-    {op_flush, 1},     {op_save, 1},       {op_delta, 2},   {op_export, 2}, {op_fork, 1},
+    {op_new, 4},       {op_new_zeroed, 2}, {op_clone, 4},   {op_drop, 7},  {op_references, 2},
+    {op_recycling, 2}, {op_read, 3},       {op_diff, 4},    {op_stats, 2}, {op_view, 12},
+    {op_view_mut, 6},  {op_close, 10},     {op_store, 40},  {op_take, 10}, {op_store_back, 8},
+    {op_restore, 10},  {op_restore_to, 8}, {op_protect, 4}, {op_dirty, 8}, {op_new_from_file, 2},
+    {op_thaw, 8},      {op_flush, 1},      {op_save, 1},    {op_delta, 2}, {op_export, 2},
+    {op_fork, 1},
 };
 
 static void one_operation(void)
