@@ -423,8 +423,8 @@ int memsnap_snapshot_set_recycling(memsnap_snapshot *s, unsigned max_views);
  * take is looked at each time. The price: the first store to a page after a take costs a page
  * fault again, and pages are brought in one by one when they are first read. What a device
  * stores through memory it has pinned (O_DIRECT or registered io_uring buffers that point into
- * the view) is not noticed: not for programs that do that. Needs userfaultfd(2), Linux 6.7 and
- * more: else -ENOTSUP.
+ * the view) is not noticed: see MEMSNAP_VIEW_PINNABLE. Needs userfaultfd(2), Linux 6.7 and more:
+ * else -ENOTSUP.
  */
 #define MEMSNAP_VIEW_TRACK (1u << 4)
 /* *
@@ -475,7 +475,7 @@ int memsnap_snapshot_view(memsnap_snapshot *s, unsigned flags, memsnap_view **ou
  * may go. \param       flags   0 or MEMSNAP_VIEW_PREFAULT, MEMSNAP_VIEW_NODUMP,
  * MEMSNAP_VIEW_COPY (accepted,
  *                      but the bytes are the snapshot's: it promises nothing),
- *                      MEMSNAP_VIEW_TRACK
+ *                      MEMSNAP_VIEW_TRACK or MEMSNAP_VIEW_PINNABLE
  * \param       out     The new view, one reference
  *
  * \return      0, or
@@ -502,7 +502,8 @@ int memsnap_snapshot_view_mut(memsnap_snapshot *s, unsigned flags, memsnap_view 
  *                      huge pages be used.
  * \param       flags   As for memsnap_snapshot_view(). MEMSNAP_VIEW_MUTABLE: open the mutable
  * view, as
- *                      memsnap_snapshot_view_mut() does; then also MEMSNAP_VIEW_TRACK.
+ *                      memsnap_snapshot_view_mut() does; then also MEMSNAP_VIEW_TRACK or
+ *                      MEMSNAP_VIEW_PINNABLE.
  * \param       out     The new view, one reference
  *
  * \return      0, or
@@ -604,7 +605,8 @@ int memsnap_view_is_mutable(memsnap_view *v);
  * Thread rule: a store that another thread makes during the call never gets lost from the view.
  * With MEMSNAP_TAKE_ATOMIC the new snapshot is the view at one instant: it has all stores made
  * before and none made after. Without the flag that is promised for the first cut only of a
- * mutable view whose pages nobody else shares (where the flag costs nothing); otherwise keep
+ * mutable view whose pages nobody else shares, after it was opened or thawed (where the flag costs
+ * nothing); otherwise keep
  * writers off, or the new snapshot may hold half a store.
  *
  * \param       v       A view of either kind. Pages that are protected are taken like the
