@@ -31,7 +31,7 @@ texts=$(IFS=$newline; echo "$*")
 
 # Those that a mutation does not name come after those that it does; each is given this many
 # seconds. The one about swapped pages is run where swap space can be made.
-programs="image bytes store writer distrust api compat mutable thaw view delta export file save os-file os-lock os-memory os-object os-pagemap os-track os-write-block crash cost recovery model fault thread limit fork missing signal"
+programs="image bytes store writer distrust api compat mutable thaw pinned view delta export file save os-file os-lock os-memory os-object os-pagemap os-track os-write-block crash cost recovery model fault thread limit fork missing signal"
 [ -z "$quick" ] || programs=
 seconds=180
 
@@ -329,7 +329,7 @@ mutate "the tail of a thawed writer is not cleared" mapping/thaw.c '/^static voi
 mutate "a chunk that is half written counts as zero" mapping/thaw.c '/^int ms_thaw_step/,/^}/s/c->writer.fresh = false;.*/(void)c;/' "fault thaw"
 mutate "thawing makes small pages of huge ones" mapping/thaw.c '/^static bool wants_huge/,/^}/s/return ms_os->caps/return !t \&\& ms_os->caps/' thaw
 mutate "mapped and image share nodes when they are counted" mapping/thaw.c '/^int ms_thaw_begin/,/^}/s/if (m->mapped != c->image)/if (!m)/' thaw
-mutate "pinned pages are exchanged" mapping/writer.c '/^static int open_anonymous/,/^}/s/!(flags . MEMSNAP_VIEW_PINNABLE) .. //' thaw
+mutate "pinned pages are exchanged" mapping/writer.c '/^static int open_anonymous/,/^}/s/!(flags . MEMSNAP_VIEW_PINNABLE) .. //' pinned
 
 # ---- the system ---------------------------------------------------------------------------------
 
