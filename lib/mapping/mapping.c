@@ -489,6 +489,12 @@ int ms_mapping_share(struct mapping *m, struct chunk *c, size_t first, size_t pa
     return map_chunk(m, c, first, pages, OS_SHARED_WRITE, OS_PRIVATE, refers);
 }
 
+void ms_mapping_renew(struct mapping *m, struct chunk *c, size_t first, size_t pages)
+{
+    bool refers;
+    map_chunk(m, c, first, pages, OS_SHARED_WRITE, OS_SHARED_WRITE, &refers);
+}
+
 /* A new mapping has no boundaries, and is not tracked. */
 static void forget_properties(struct mapping *m)
 {

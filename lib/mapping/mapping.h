@@ -73,6 +73,8 @@ int ms_mapping_exchange(struct mapping *m, struct image *i);
 int ms_mapping_drop(struct mapping *m, size_t first, size_t pages);
 /* Copies base over the pages [first, first + pages) where `mapped` does not show it. */
 int ms_mapping_copy_base(struct mapping *m, size_t first, size_t pages);
+/* Maps pages that are shared shared again: those that came in parts can be a huge page then. */
+void ms_mapping_renew(struct mapping *m, struct chunk *c, size_t first, size_t pages);
 
 int ms_mapping_protect(struct mapping *m, size_t first, size_t pages, int access);
 int ms_mapping_unprotect(struct mapping *m); /* everything readable and writable again */

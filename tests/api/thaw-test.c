@@ -422,6 +422,37 @@ static void test_huge_pages(void)
     g_free(model);
 }
 
+static size_t mapped_huge(memsnap_view *v)
+{
+    size_t size = memsnap_view_size(v);
+    for (size_t at = 0; at < size; at += MIB)
+        (void)*(volatile unsigned char *)(bytes(v) + at);
+    return ms_os->huge_bytes(bytes(v), size);
+}
+
+/* The view is mapped by huge pages again, also where so much was stored that a block goes in
+ * parts. */
+static void test_huge_mapping(void)
+{
+    const size_t size = 8 * MIB;
+    if (cannot_thaw() || on_valgrind())
+        return;
+    memsnap_snapshot *s = snap_pattern(size, 1);
+    memsnap_view *m = view_mut(s);
+    size_t huge = mapped_huge(m);
+    for (int round = 0; round < 3; round++) {
+        memsnap_snapshot_unref(take(m));
+        fill(bytes(m) + (size_t)round * MIB, 3 * MIB, (uint64_t)round);
+        unsigned char *model = g_memdup2(bytes(m), size);
+        thaw_all(m, live());
+        g_assert_cmpuint(mapped_huge(m), >=, huge);
+        assert_direct(m, model);
+        g_free(model);
+    }
+    memsnap_view_unref(m);
+    memsnap_snapshot_unref(s);
+}
+
 /* ---- the rest -------------------------------------------------------------------------------- */
 
 static void test_arguments(void)
@@ -503,6 +534,7 @@ int main(int argc, char **argv)
     test_add("in-the-middle", test_in_the_middle, 0);
     test_add("memory", test_memory, 0);
     test_add("huge-pages", test_huge_pages, 0);
+    test_add("huge-mapping", test_huge_mapping, 0);
     test_add("arguments", test_arguments, 0);
     test_add("shared-file", test_shared_file, 0);
     test_add("tracked", test_tracked, TEST_SOURCES);

@@ -318,7 +318,7 @@ mutate "holes are not punched when the image is gathered again" mapping/consolid
 # ---- thawing ------------------------------------------------------------------------------------
 
 mutate "a writer is thawed though others refer to its pages" mapping/thaw.c '/^static int find_chunk/,/^}/s/: check_unshared(c)/: 0/' thaw
-mutate "a thawed block is exchanged unblocked" mapping/thaw.c '/^static int thaw_block/,/^}/s/live ? exchange_blocked(t) : exchange(t, NULL)/exchange(t, NULL)/' writers
+mutate "a thawed block is exchanged unblocked" mapping/thaw.c '/^static int thaw_part/,/^}/s/live ? exchange_blocked(t) : exchange(t, NULL)/exchange(t, NULL)/' writers
 mutate "what changed behind the copying is lost" mapping/thaw.c '/^static int exchange(/,/^}/s/int e = copy_private(t, block, &changed);/int e = 0; (void)block; (void)changed;/' thaw
 mutate "what was captured of a block is lost" mapping/thaw.c '/^static int copy_ahead/,/^}/s/int e = ms_consolidate(.*);/int e = 0;/' thaw
 mutate "a thawed block is not the base" mapping/thaw.c '/^static void commit/,/^}/s/ms_mapping_set_base(m, t->image);//' "thaw model"
@@ -329,6 +329,7 @@ mutate "the tail of a thawed writer is not cleared" mapping/thaw.c '/^static voi
 mutate "a chunk that is half written counts as zero" mapping/thaw.c '/^int ms_thaw_step/,/^}/s/c->writer.fresh = false;.*/(void)c;/' "fault thaw"
 mutate "thawing makes small pages of huge ones" mapping/thaw.c '/^static bool wants_huge/,/^}/s/return ms_os->caps/return !t \&\& ms_os->caps/' thaw
 mutate "mapped and image share nodes when they are counted" mapping/thaw.c '/^int ms_thaw_begin/,/^}/s/if (m->mapped != c->image)/if (!m)/' thaw
+mutate "parts of a block keep it in small pages" mapping/thaw.c '/^static void move_on/,/^}/s/ms_mapping_renew(.*);/(void)0;/' thaw
 mutate "pinned pages are exchanged" mapping/writer.c '/^static int open_anonymous/,/^}/s/!(flags . MEMSNAP_VIEW_PINNABLE) .. //' pinned
 
 # ---- the system ---------------------------------------------------------------------------------
