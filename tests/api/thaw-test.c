@@ -24,7 +24,7 @@ static void store(memsnap_view *v, unsigned char *model, struct rng *rng, int ti
 {
     size_t size = memsnap_view_size(v);
     while (times-- > 0) {
-        size_t at = rng_below(rng, size), len = least(size - at, rng_below(rng, 3 * page) + 1);
+        size_t at = rng_below(rng, size), len = ms_min(size - at, rng_below(rng, 3 * page) + 1);
         if (rng_below(rng, 5) == 0)
             memset(model + at, 0, len);
         else
