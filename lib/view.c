@@ -287,7 +287,7 @@ static int take(struct memsnap_view *v, bool atomic, memsnap_snapshot **out)
     int e;
     if (s && v->process != ms_process_generation())
         return -EBADF;
-    if (atomic && v->size && (s ? s->pool : v->pool)->heap_only)
+    if (atomic && v->size && (s ? s->current.pool : v->pool)->heap_only)
         return -ENOTSUP; /* stopping writers takes a descriptor */
     e = s ? ms_snapshot_image(s, atomic, &i) : take_ordinary(v, atomic, &i);
     if (e < 0)

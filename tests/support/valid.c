@@ -165,12 +165,13 @@ void assert_valid_snapshot(memsnap_snapshot *s)
     ms_enter();
     ms_lock(&s->lock);
     g_assert_cmpuint(ms_ref_count(&s->refs), >, 0);
-    g_assert_cmpuint(ms_image_pages(s->image), ==,
-                     s->size / ms_os->page_size() + (s->size % ms_os->page_size() != 0));
-    check_image(s->image);
+    g_assert_cmpuint(ms_image_pages(s->current.image), ==,
+                     s->current.size / ms_os->page_size() +
+                         (s->current.size % ms_os->page_size() != 0));
+    check_image(s->current.image);
     ms_unlock(&s->lock);
     ms_leave();
-    assert_valid_pool(s->pool);
+    assert_valid_pool(s->current.pool);
 }
 
 static void check_mapping(const struct mapping *m)
