@@ -835,17 +835,22 @@ int memsnap_view_thaw(memsnap_view *v, unsigned flags, size_t max);
  * The file holds the image and nothing else: memsnap_snapshot_size() bytes, with holes where the
  * image is zero and the file system has holes. It is written without a name or under a temporary
  * one in the same directory, and put in its place when it is whole: at every instant, also after
- * a crash, `path` names the old file or the whole new one. (A process that is killed may leave
- * the temporary name, ".NAME.memsnap"; the next save to `path` removes it.) A file that is
- * replaced hands on its permissions, and its owner and group where the process may set them; a
- * new file has mode 0666 less the umask.
+ * a crash, `path` names the old file or the whole new one, and when the call has returned 0 the
+ * new one is there to stay. (A process that is killed may leave the temporary name,
+ * ".NAME.memsnap", with "-" and 16 digits if several do; the next save to `path` removes it.)
+ *
+ * A file that is replaced hands on its permissions and access control list, and its owner and
+ * group where the process may set them, as they are at the end of the call. Where something of
+ * this cannot be kept the new file allows less, never more. A new file has mode 0666 less the
+ * umask. What has the name is looked at when the call begins and again before it is replaced.
  *
  * If a mutable view is open, what is saved is the snapshot at the moment of the call, with the
  * thread rule of memsnap_view_take_snapshot() without a flag. From then on other threads store,
  * open and take while the file is being written.
  *
  * \param       s       A snapshot \param       path    The file to write. The string stays the
- * caller's. A symbolic link is followed. \param       flags   0 or MEMSNAP_SAVE_NOSYNC,
+ * caller's. A symbolic link is followed; in a sticky directory where anybody may make one, only
+ * if it is the caller's or the directory owner's. \param       flags   0 or MEMSNAP_SAVE_NOSYNC,
  * MEMSNAP_SAVE_EXCL
  *
  * \return      0, or
@@ -853,14 +858,18 @@ int memsnap_view_thaw(memsnap_view *v, unsigned flags, size_t max);
  *                the like
  *              - -EEXIST: MEMSNAP_SAVE_EXCL, and there is something at `path`
  *              - -EISDIR: `path` is a directory
- *              - -ENOENT, -ENOTDIR, -ELOOP, -ENAMETOOLONG: the directory does not exist, or
- *                the name is too long
- *              - -EACCES, -EROFS: the directory may not be written to
+ *              - -EBUSY: `path` is the file of a MEMSNAP_FILE_SHARED snapshot that exists in
+ *                this process, or something is mounted on it
+ *              - -ENOENT, -ENOTDIR, -ELOOP, -ENAMETOOLONG: the directory does not exist, the
+ *                name is too long, `path` leads over /proc to a file that has lost its name, or
+ *                has become a symbolic link during the call
+ *              - -EACCES, -EROFS: the directory may not be written to, a link not be followed,
+ *                or the system calls that rename are forbidden
  *              - -ENOSPC, -EDQUOT, -EFBIG, -EIO: no room, no quota, beyond RLIMIT_FSIZE or
  *                what the file system can hold, or a failing device
  *              - -ENOMEM, -EMLINK, -EMFILE, -ENFILE, -EBADF: as for memsnap_snapshot_clone()
  *              What was at `path` is still there and the temporary file is gone, unless it is
- *              the sync of the directory that failed (-EIO): then the new file is there, but may
+ *              the name that could not be made durable (-EIO): then the new file is there, but may
  *              not survive a crash. The call may be repeated.
  *
  * Since: 0.1
@@ -895,7 +904,8 @@ int memsnap_snapshot_save_delta(memsnap_snapshot *s, memsnap_snapshot *base, con
  * The result shares all pages with `base` but those that the file has. All checksums are
  * verified before anything is returned: those of the file, and those of the base's blocks that
  * it replaces or samples (a base that differs elsewhere only is not noticed). Needs no more
- * memory than the result, whatever the file says.
+ * memory than the result, and no more time than the file and what is stored of the base take to
+ * read, whatever the file says.
  *
  * \param       base    A snapshot with the content that the file was made against. It is not
  * changed. \param       path    The file. The string stays the caller's. \param       flags   0

@@ -14,8 +14,8 @@ typedef int ms_write_content(void *arg, const struct os_object *to, uint64_t *si
 int ms_save_file(const char *path, unsigned flags, ms_write_content *write, void *arg);
 
 /* Whether the image is known to be zero at `at`, without a look at its bytes: looking at what
- * nobody ever wrote would give it memory. 0: it is zero as far as *end; 1: there may be
- * something; or a negative errno. */
+ * nobody ever wrote would give it memory. 0: it is zero as far as *end; 1: there may be something;
+ * or a negative errno. */
 int ms_image_extent(const struct image *i, uint64_t at, uint64_t size, uint64_t *end);
 /* -EIO: a mapped file that the image refers to is shorter than it was. It reads as zeros there. */
 int ms_image_check_files(const struct image *i, uint64_t size);

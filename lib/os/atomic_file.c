@@ -1,9 +1,9 @@
 /* Files that appear under their name whole. Serves both tables.
  *
- * The place of a file is a directory's descriptor and a name in it. A path is followed once,
- * when a save begins: to its directory by the system, then link by link by us. From then on
- * nothing but names in that directory is used, and what has the name is looked at again when the
- * new file is to replace it.
+ * The place of a file is a directory's descriptor and a name in it. A path is followed once, when
+ * a save begins: to its directory by the system, then link by link by us. From then on nothing
+ * but names in that directory is used, and what has the name is looked at again when the new file
+ * is to replace it.
  *
  * A file is written without a name where the file system can do that, so that nothing is left of
  * it if the process is killed. If nothing has the name yet, linking it there is one system call.
@@ -11,13 +11,12 @@
  * between them leaves that name behind: no system call puts an open file in the place of a name
  * (tests/bench/probes/replace-kill.c). Elsewhere the file has a temporary name all the time.
  *
- * The temporary name is made from the file's, and who uses it holds a lock on what has it. So
- * the next save to the file finds what is left, knows that nobody needs it, and removes it.
- * Where a living save has that name, another one takes a name with a random end.
+ * The temporary name is made from the file's, and who uses it holds a lock on what has it. So the
+ * next save to the file finds what is left, knows that nobody needs it, and removes it. Where a
+ * living save has that name, another one takes a name with a random end.
  *
- * The order in which a file becomes durable: its content; a name, so that no file system finds
- * it without one and drops it; its inode with that; the directory. tests/tools/power-cut.sh
- * tries it. */
+ * The order in which a file becomes durable: its content; a name, so that no file system finds it
+ * without one and drops it; its inode with that; the directory. See tests/tools/power-cut.sh. */
 #include "config.h"
 
 #include "os/internal.h"
@@ -776,7 +775,7 @@ static int commit(struct place *p, struct os_object *file, uint64_t size, bool s
     if (e == 0 && sync)
         e = sync_directory(p, file->fd);
     /* Not before: without a journal the old file's end, in the same block of inodes, would be
-     * written while its name still is. */
+     * written while its name still is there. */
     return e < 0 ? e : sync_again(p, file->fd, sync);
 }
 

@@ -520,8 +520,7 @@ static void test_live_meanwhile(void)
 
 static const char *exchanged[2];
 
-/* Another user's program that keeps exchanging a file of its own for a link to a file that is
- * not. */
+/* Another user's program that keeps exchanging a file of its own and a link to one that is not. */
 static void exchange_for_ever(void)
 {
     for (;;)

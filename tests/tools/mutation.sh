@@ -340,7 +340,18 @@ mutate "what was stored behind a memfd's end is adopted" file.c 's/^           h
 mutate "an exported descriptor can be written to" os/memfd.c 's/#define ALL_SEALS (F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_WRITE | F_SEAL_SEAL)/#define ALL_SEALS (F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL)/' export
 mutate "a save renames before the file is synced" os/atomic_file.c 's/e = finish_writing(file->fd, sync);/e = finish_writing(file->fd, false);/' save
 mutate "a save does not sync the directory" os/atomic_file.c 's/if (e == 0 && sync)$/if (e == 0 \&\& !p)/' save
-mutate "a replaced file's permissions are lost" os/atomic_file.c 's/if (e == 0 && p->exists)/if (e == 0 \&\& !p)/' save
+mutate "a replaced file's permissions are lost" os/atomic_file.c '/^static int take_access/,/^}/s/e = set_access(fd, &now);/e = 0;/' save
+mutate "permissions are those that the file had first" os/atomic_file.c '/^static int take_current_access/,/^}/s/int e = look(p);/int e = 0;/' save
+mutate "a file is not synced again when it has a name" os/atomic_file.c '/^static int sync_again/,/^}/s/sync && p->unsynced/!p/' save
+mutate "links in sticky directories are followed, whosever they are" os/atomic_file.c 's/if (!may_follow(p))/if (!p)/' save
+mutate "a descriptor's path is taken for what it says" os/atomic_file.c '/^static int find_place/,/^}/s/if (p->pointed \&\&/if (!p \&\&/' save
+mutate "a directory's access control list stays" os/atomic_file.c 's/return fremovexattr(fd, ACCESS_LIST) == 0 .*/return true;/' save
+mutate "a lost access control list leaves the group" os/atomic_file.c 's/return list ? mode : mode & .*/return list ? mode : mode;/' save
+mutate "a lost owner may gain" os/atomic_file.c '/^static mode_t kept_mode/,/^}/s/if (!owner)/if (!a)/' save
+mutate "where links are refused nothing is saved" os/atomic_file.c '/^static int copy_to_named/,/^}/s/int e = ms_file_size(file, &size);/int e = -EACCES;/' save
+mutate "only the plain temporary name is removed" os/atomic_file.c 's/if (p->crowded)/if (!p)/' save
+mutate "live files are replaced" os/live_files.c 's/    return found;/    return false;/' save
+mutate "a live file stays one" writer.c 's/ms_live_file_remove(&w->live);//' save
 mutate "a failed save leaves its temporary file" os/atomic_file.c '/^void ms_save_abandon/,/^}/s/remove_temporary(s->place);//' save
 mutate "another file under the descriptor's number is believed" os/descriptors.c 's/if ((uint64_t)st->st_dev != o->dev .*/if (!o)/' "limit os-object"
 mutate "the limit of file sizes is met the hard way" os/common.c 's/return end > limit.rlim_cur ? -EFBIG : 0;/return 0;/' "limit os-object"
@@ -382,7 +393,10 @@ mutate "signals stay blocked behind a write block" os/write_block.c '/^static vo
 mutate "a delta's data is not checked" delta.c 's/if (e == 0 && ms_crc32c(0, data, len) != delta_get32(sums + 4))/if (e == 0 \&\& !data)/' delta
 mutate "a delta's table is not checked" delta.c 's/return ms_crc32c(0, l->table, len) == r->table_sum ? 0 : -EBADMSG;/return 0;/' delta
 mutate "a delta's header is not checked" delta.c 's/ || delta_get32(p + 60) != ms_crc32c(0, p, DELTA_HEADER - 4)//' delta
-mutate "a delta applies to any base" delta.c 's/return e < 0 ? e : ms_crc32c(0, l->old_block, len) == sum ? 0 : -EINVAL;/return e;/' delta
+mutate "a delta applies to any base" delta.c 's/return e < 0 ? e : is == sum ? 0 : -EINVAL;/return e;/' delta
+mutate "holes are looked at" save.c '/^int ms_image_extent/,/^}/s/start > from ? 0 : found;/start > from ? 1 : found;/' delta
+mutate "loading can be cancelled" delta.c '/^int memsnap_snapshot_load_delta/,/^}/s/int before = ms_uncancellable();/int before = 0;/' delta
+mutate "the sum of zeros forgets a bit" base/crc32c.c '/^uint32_t ms_crc32c_zeros/,/^}/s/if (len & 1)/if (len \& 1 \&\& len > 1)/' delta
 mutate "a delta's records may overlap" delta.c 's/r->first < next || //' delta
 mutate "what follows a delta's last record is ignored" delta.c 's/return e < 0 ? e : l->offset == l->file_size ? 0 : -EBADMSG;/return e;/' delta
 mutate "a checksum skips its last byte" base/crc32c.c '/by_instruction(uint32_t/,/^}/s/len > 0; len--/len > 1; len--/' delta

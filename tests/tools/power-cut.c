@@ -1,13 +1,13 @@
 /* What a file system would find if the power went away during a save: copies of its device, made
- * before and after each system call by which a file gets its name, and when the save has
- * returned. tests/tools/power-cut.sh mounts them.
+ * before and after each system call by which a file gets its name, and when the save has returned.
+ * tests/tools/power-cut.sh mounts them.
  *
  *   power-cut DEVICE MOUNTED COPIES WAY
  *
- *   DEVICE   the file behind the loop device that is mounted at MOUNTED COPIES   a directory
- *   elsewhere, for the copies, for `one` and `two`, which a file may hold, and for
- *            `list`: a line for each copy, with its name, that of the file, and what may be
- *            there: `one`, `two`, `none`, joined by `|`
+ *   DEVICE   the file behind the loop device that is mounted at MOUNTED
+ *   COPIES   a directory elsewhere, for the copies, for `one` and `two`, which a file may hold,
+ *            and for `list`: a line for each copy, with its name, that of the file, and what may
+ *            be there: `one`, `two`, `none`, joined by `|`
  *   WAY      nameless; named: no file can be made without a name; copied: none can be given one
  *
  * A loop device hands on what it is told to write, so the copy holds what the file system had
