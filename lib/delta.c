@@ -538,23 +538,6 @@ static int take_record(struct loading *l, uint64_t next, struct delta_record *r)
 
 /* ---- reading: the new image ------------------------------------------------------------------ */
 
-static int store_block(struct loading *l, struct batch *b, size_t first, size_t pages, char *data)
-{
-    size_t ps = ms_os->page_size();
-    struct reclaim reclaim = {0};
-    struct chunk *c;
-    int e = ms_pool_allocate(l->pool, pages, true, &c);
-    if (e < 0)
-        return e;
-    struct run r = {first, pages, c, 0};
-    e = ms_image_edit_set(&l->edit, &r);
-    if (e == 0)
-        e = ms_batch_add(b, c, data, pages * ps, NULL);
-    ms_chunk_unref(c, &reclaim);
-    ms_reclaim_flush(&reclaim);
-    return e;
-}
-
 /* The finished pages go into the image. */
 static int store_pages(struct loading *l)
 {
@@ -564,7 +547,8 @@ static int store_pages(struct loading *l)
     ms_enter();
     for (size_t done = 0; done < l->n && e == 0;) {
         size_t n = ms_image_block(l->first + done, l->n - done);
-        e = store_block(l, &b, l->first + done, n, l->pages + done * ps);
+        e = ms_batch_store(&b, l->pool, &l->edit, l->first + done, n, l->pages + done * ps, n * ps,
+                           NULL);
         done += n;
     }
     if (e == 0)

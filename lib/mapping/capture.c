@@ -26,21 +26,10 @@ struct image_builder {
 static int store_block(struct image_builder *c, size_t first, size_t pages, const char *data,
                        size_t bytes)
 {
-    struct reclaim reclaim = {0};
-    struct chunk *chunk;
     size_t ps = ms_os->page_size();
     if (bytes < pages * ps && !c->zeros && !(c->zeros = ms_os->alloc(ps)))
         return -ENOMEM;
-    int e = ms_pool_allocate(c->pool, pages, true, &chunk);
-    if (e < 0)
-        return e;
-    struct run r = {first, pages, chunk, 0};
-    e = ms_image_edit_set(&c->edit, &r);
-    if (e == 0)
-        e = ms_batch_add(&c->batch, chunk, data, bytes, c->zeros);
-    ms_chunk_unref(chunk, &reclaim);
-    ms_reclaim_flush(&reclaim);
-    return e;
+    return ms_batch_store(&c->batch, c->pool, &c->edit, first, pages, data, bytes, c->zeros);
 }
 
 static int store_run(struct image_builder *c)

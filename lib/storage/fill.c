@@ -271,3 +271,20 @@ int ms_batch_add(struct batch *b, struct chunk *c, const void *data, size_t len,
         batch_append(b, zeros, whole - len);
     return 0;
 }
+
+int ms_batch_store(struct batch *b, struct pool *pool, struct image_edit *edit, size_t first,
+                   size_t pages, const void *data, size_t len, const void *zeros)
+{
+    struct reclaim reclaim = {0};
+    struct chunk *c;
+    int e = ms_pool_allocate(pool, pages, true, &c);
+    if (e < 0)
+        return e;
+    struct run r = {first, pages, c, 0};
+    e = ms_image_edit_set(edit, &r);
+    if (e == 0)
+        e = ms_batch_add(b, c, data, len, zeros);
+    ms_chunk_unref(c, &reclaim);
+    ms_reclaim_flush(&reclaim);
+    return e;
+}

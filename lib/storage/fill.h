@@ -3,6 +3,8 @@
 #ifndef MS_FILL_H
 #define MS_FILL_H
 
+#include "storage/image.h"
+#include "storage/pool.h"
 #include "storage/store.h"
 
 /* Fills a new chunk from memory (data == NULL: it stays zero, but gets its huge pages): through
@@ -29,6 +31,9 @@ struct batch {
 /* The chunk's bytes are data's len, then zeros: a page of them that lives until the flush; may
  * be NULL if len is the whole chunk. */
 int ms_batch_add(struct batch *b, struct chunk *c, const void *data, size_t len, const void *zeros);
+/* Pages [first, first + pages) of the image being edited become a new chunk of these bytes. */
+int ms_batch_store(struct batch *b, struct pool *pool, struct image_edit *edit, size_t first,
+                   size_t pages, const void *data, size_t len, const void *zeros);
 int ms_batch_flush(struct batch *b);
 
 #endif
