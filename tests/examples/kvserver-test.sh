@@ -133,12 +133,12 @@ killed()
     for moment in 0 0.001 0.002 0.004 0.007 0.01 0.015 0.02 0.03 0.05 0.1 0.2 end; do
         k=$((k + 1))
         start "$work/kill.img" || return
-        timeout 100 "$check" epoch "$port" "$k" || return
-        timeout 100 "$check" bgsave "$port" || return
-        if test $moment = end; then timeout 100 "$check" wait "$port" || return; else sleep $moment; fi
+        patient "$check" epoch "$port" "$k" || return
+        patient "$check" bgsave "$port" || return
+        if test $moment = end; then patient "$check" wait "$port" || return; else sleep $moment; fi
         kill_server
         start "$work/kill.img" || return
-        old=$(timeout 100 "$check" verify-epoch "$port" "$old" "$k") || return
+        old=$(patient "$check" verify-epoch "$port" "$old" "$k") || return
         echo "epoch $k, killed after $moment: found $old"
         kill_server
     done

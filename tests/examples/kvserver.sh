@@ -103,6 +103,21 @@ kill_server()
     true
 }
 
+# patient COMMAND...: with a limit of time; if it fails, it says how, and where the server's threads are
+patient()
+{
+    timeout 100 "$@"
+    patient_status=$?
+    test $patient_status != 0 || return 0
+    {
+        echo "$*: status $patient_status"
+        for task in /proc/"$pid"/task/*; do
+            echo "$(cat "$task/comm"): $(sed -n 's/^State:[^a-zA-Z]*//p' "$task/status") $(cat "$task/wchan")"
+        done
+    } >&2
+    return $patient_status
+}
+
 # The commands and replies on standard input hold (see kvtalk.c).
 holds() { timeout 60 "$talk" script "$port"; }
 
