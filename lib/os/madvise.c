@@ -51,13 +51,19 @@ uint64_t ms_memory_left(void)
 
 /* ---- advice ---------------------------------------------------------------------------------- */
 
+/* By the kernel, or behind a filter of system calls. */
+static bool is_unknown(int e)
+{
+    return e == EINVAL || e == ENOSYS || e == EPERM;
+}
+
 int ms_linux_discard(void *addr, size_t len)
 {
     int r = madvise(addr, len, MADV_DONTNEED);
-    if (r < 0 && errno == EINVAL)
+    if (r < 0 && is_unknown(errno))
         r = madvise(addr, len, MADV_DONTNEED_LOCKED); /* locked in memory */
     if (r < 0)
-        return errno == EINVAL ? -ENOTSUP : ms_map_error();
+        return is_unknown(errno) ? -ENOTSUP : ms_map_error();
     MS_DEFINED(addr, len); /* memcheck does not know that the bytes are the object's again */
     return 0;
 }
@@ -70,7 +76,7 @@ int ms_linux_populate(void *addr, size_t len)
     while (r < 0 && errno == EINTR);
     if (r == 0)
         return 0;
-    return errno == EINVAL ? ms_touch(addr, len) : ms_map_error();
+    return is_unknown(errno) ? ms_touch(addr, len) : ms_map_error();
 }
 
 int ms_linux_advise(void *addr, size_t len, enum os_advice advice)
@@ -86,7 +92,7 @@ int ms_linux_advise(void *addr, size_t len, enum os_advice advice)
     };
     if (madvise(addr, len, calls[advice]) == 0)
         return 0;
-    return errno == EINVAL ? -ENOTSUP : ms_map_error();
+    return is_unknown(errno) ? -ENOTSUP : ms_map_error();
 }
 
 int ms_linux_collapse(void *addr, size_t len)
