@@ -10,7 +10,7 @@ for page; do
     case $page in *.3) ;; *) continue ;; esac
     test -f "$page" || page=$srcdir/$page
     own=$(basename "$page")
-    for name in $(sed -n '/^\.Sh NAME/,/^\.Nd/s/^\.Nm \([a-z_0-9]*\).*/\1/p' "$page"); do
+    for name in $(sed -n '/^\.Sh NAME/,/^\.Nd/s/^\.Nm \([a-z_0-9]*\)\( ,\)*$/\1/p' "$page"); do
         link=$man3dir/$name.3
         test "$name.3" = "$own" && continue
         test -f "$srcdir/doc/$name.3" && continue

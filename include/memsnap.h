@@ -41,6 +41,11 @@
 #include <stddef.h>
 
 #ifdef __cplusplus
+/* g++ -Wshadow minds structures and functions of one name, which C programs are used to. */
+#if defined __GNUC__ && !defined __clang__
+#pragma GCC diagnostic push
+#pragma GCC diagnostic ignored "-Wshadow"
+#endif
 extern "C" {
 #endif
 
@@ -1055,6 +1060,9 @@ int memsnap_view_stats(memsnap_view *v, struct memsnap_view_stats *stats);
 
 #ifdef __cplusplus
 }
+#if defined __GNUC__ && !defined __clang__
+#pragma GCC diagnostic pop
+#endif
 #endif
 
 #endif

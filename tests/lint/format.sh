@@ -1,9 +1,9 @@
 #!/bin/sh
-# The C files are laid out as .clang-format says, and no line is longer than 100 columns. TAP.
+# The C and C++ files are laid out as .clang-format says, and no line is longer than 100 columns. TAP.
 set -u
 : "${srcdir:=.}"
 cd "$srcdir" || exit 99
-files=$(ls include/*.h lib/*.[ch] lib/*/*.[ch] tests/*/*.[ch] 2>/dev/null)
+files=$(ls include/*.h include/*.hpp lib/*.[ch] lib/*/*.[ch] tests/*/*.[ch] tests/*/*.cpp 2>/dev/null)
 
 echo 1..2
 long=$(awk 'length > 100 { print FILENAME ":" FNR }' $files)

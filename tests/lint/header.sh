@@ -35,7 +35,7 @@ for standard in c99 c11 c17; do
 done
 if printf 'int x;\n' >"$tmp/try.cc" && $CXX -fsyntax-only "$tmp/try.cc" 2>/dev/null; then
     for standard in c++98 c++11 c++17; do
-        check $standard user.cc $CXX
+        check $standard user.cc $CXX -Wshadow
     done
 else
     echo "no C++ compiler: tried as C only"

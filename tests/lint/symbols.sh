@@ -40,7 +40,7 @@ fi
 # exist.
 for page in "$srcdir"/doc/*.3; do
     test -f "$page" || continue
-    sed -n '/^\.Sh NAME/,/^\.Nd/s/^\.Nm \([a-z_0-9]*\).*/\1/p' "$page"
+    sed -n '/^\.Sh NAME/,/^\.Nd/s/^\.Nm \([a-z_0-9]*\)\( ,\)*$/\1/p' "$page"
 done | sort -u >"$tmp/names"
 for page in "$srcdir"/doc/*.3; do
     test -f "$page" || continue
