@@ -488,6 +488,8 @@ static int private_pages(void *at, size_t pages)
     uintptr_t cursor = (uintptr_t)at, end = cursor + pages * page;
     size_t bytes_found = 0;
     while (cursor < end) {
+        if (!config.os) /* the library is an installed one */
+            return -1;
         int n = config.os->candidates(OS_SOURCE_SCAN, &cursor, end, v, G_N_ELEMENTS(v));
         if (n < 0)
             return -1;
