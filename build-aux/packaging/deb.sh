@@ -8,11 +8,12 @@
 #   -d DIR     work there (deb/); the packages are in DIR/packages
 #   -s SUITE   bookworm, trixie ... (that of this system)
 #
-# Builds in a system of its own, which has the build dependencies and, while it builds, no network. Only root can make one; everybody
-# else builds in place, which is said. DEBFULLNAME and DEBEMAIL are the maintainer. PACKAGE_URL: of the project, if it has one.
+# Builds in a system of its own, which has the build dependencies and, while it builds, no network but loopback. Only root can make
+# one (with mmdebstrap and ip); everybody else builds in place, which is said. DEBFULLNAME and DEBEMAIL are the maintainer,
+# DEB_BUILD_OPTIONS is as for dpkg-buildpackage. PACKAGE_URL: of the project, if it has one.
 set -eu
 
-check=no base= work=deb suite=
+check=no base= work=deb suite= options=${DEB_BUILD_OPTIONS-}
 while getopts cb:d:s: option; do
     case $option in
     c) check=yes ;;
@@ -113,8 +114,9 @@ build_apart()
     chroot "$root" useradd -m builder
     cp "$work"/source/*.dsc "$work"/source/*.tar.* "$root/home/builder"
     chroot "$root" su builder -c "cd && dpkg-source -x *.dsc tree" >/dev/null
-    # Its own network namespace has no interface but loopback, which is down.
-    run "build-$1" unshare -n chroot "$root" su builder -c "cd ~/tree && dpkg-buildpackage -us -uc -b"
+    # A network namespace of its own, which has nothing but the loopback interface.
+    run "build-$1" unshare -n sh -c "ip link set lo up && exec \"\$@\"" sh \
+        chroot "$root" su builder -c "cd ~/tree && DEB_BUILD_OPTIONS='$options' dpkg-buildpackage -us -uc -b"
     cp "$root"/home/builder/*.deb "$root"/home/builder/*.changes "$root"/home/builder/*.buildinfo "$work/$1"
     unmount
     rm -rf "$root"
@@ -125,7 +127,7 @@ build_here()
     rm -rf "$work/here"
     mkdir "$work/here"
     cp "$work"/source/*.dsc "$work"/source/*.tar.* "$work/here"
-    (cd "$work/here" && run unpack dpkg-source -x ./*.dsc tree && cd tree && run "build-$1" dpkg-buildpackage -us -uc -b)
+    (cd "$work/here" && run unpack dpkg-source -x ./*.dsc tree && cd tree && DEB_BUILD_OPTIONS=$options run "build-$1" dpkg-buildpackage -us -uc -b)
     cp "$work"/here/*.deb "$work"/here/*.changes "$work"/here/*.buildinfo "$work/$1"
 }
 
@@ -140,6 +142,7 @@ build()
 
 same_again()
 {
+    options="$options nocheck"
     build again
     different=$(cd "$work/packages" && for file in *.deb; do cmp -s "$file" "../again/$file" || echo "$file"; done)
     test -z "$different" || { say "another build gave other bytes:" $different; exit 1; }
@@ -150,7 +153,7 @@ check_lintian()
 {
     command -v lintian >/dev/null || { say "no lintian: skipped"; return 0; }
     cp "$work"/source/*.dsc "$work"/source/*.tar.* "$work/packages"
-    lintian -EviIL +pedantic --fail-on error,warning,info,pedantic "$work/packages"/*.dsc "$work/packages"/*.changes >"$work/lintian.log" 2>&1 ||
+    lintian -EviIL +pedantic --show-overrides --fail-on error,warning,info,pedantic "$work/packages"/*.dsc "$work/packages"/*.changes >"$work/lintian.log" 2>&1 ||
         { grep '^[EWIPX]:' "$work/lintian.log"; say "see $work/lintian.log"; exit 1; }
     say "lintian: $(grep -c '^[EWIPX]:' "$work/lintian.log") tags, $(grep -c '^O:' "$work/lintian.log") overridden"
 }
@@ -161,6 +164,9 @@ check_autopkgtest()
     test -z "$why_here" || { say "autopkgtest: skipped, it would install the packages on this system"; return 0; }
     enter root-test
     cp /etc/resolv.conf "$root/etc/resolv.conf"
+    # It makes an archive of the packages there.
+    run update chroot "$root" apt-get update
+    run apt-utils chroot "$root" apt-get install -qy --no-install-recommends apt-utils
     run autopkgtest autopkgtest "$work"/source/*.dsc "$work"/packages/*.deb --no-built-binaries -- chroot "$root"
     unmount
     rm -rf "$root"
@@ -170,6 +176,7 @@ check_autopkgtest()
 why_here=
 test "$(id -u)" = 0 || why_here="this is not root"
 test -n "$why_here" || test -n "$base" || command -v mmdebstrap >/dev/null || why_here="there is no mmdebstrap"
+test -n "$why_here" || command -v ip >/dev/null || why_here="there is no ip (Debian: iproute2)"
 make_source
 if test -n "$why_here"; then say "builds in place: $why_here"; else say "builds in a $suite system of its own, without a network"; fi
 build packages

@@ -1,20 +1,22 @@
 #!/bin/sh
 # RPM packages from a tarball: builds them in place, and with -c checks them.
 #
-#   rpm.sh [-c] [-d DIR] TARBALL
+#   rpm.sh [-cn] [-d DIR] TARBALL
 #
 #   -c        also: rpmlint, and a second build, which must have the same content
+#   -n        without the tests
 #   -d DIR    work there (rpm/); the packages are in DIR/RPMS
 #
 # Needs rpmbuild. Where the system's packages are not RPMs, build dependencies are not looked at, and the macros are those of plain
-# rpm: Fedora's set more compiler flags. DEBFULLNAME and DEBEMAIL are the maintainer. PACKAGE_URL: of the project, if it has one.
+# rpm and foreign_system below: Fedora's set more compiler flags. DEBFULLNAME and DEBEMAIL are the maintainer. PACKAGE_URL: of the project, if it has one.
 set -eu
 
-check=no work=rpm
-while getopts cd: option; do
+check=no work=rpm tests=
+while getopts cd:n option; do
     case $option in
     c) check=yes ;;
     d) work=$OPTARG ;;
+    n) tests=--nocheck ;;
     *) exit 2 ;;
     esac
 done
@@ -34,6 +36,18 @@ say()
     echo "rpm.sh: $*"
 }
 
+# What Fedora does by itself: packages of debugging symbols, and compressed man pages, by a script that needs bash.
+foreign=
+compress="/bin/bash %{_rpmconfigdir}/brp-compress %{_prefix}"
+foreign_system()
+{
+    for program in find-debuginfo eu-strip; do
+        command -v $program >/dev/null || { say "no $program here (Debian: debugedit, elfutils)"; exit 77; }
+    done
+    foreign=--nodeps
+    sed -i 's/^%prep/%debug_package\n\n&/' "$top/SPECS/libmemsnap.spec"
+}
+
 # build DIRECTORY OPTION...
 build()
 {
@@ -44,11 +58,11 @@ build()
     cp "$tarball" "$top/SOURCES"
     sed "s|@VERSION@|$version|; s|@MAINTAINER@|${DEBFULLNAME:-The libmemsnap authors} <${DEBEMAIL:-nobody@memsnap.invalid}>|
         s|^@URL@|${PACKAGE_URL:+URL:            $PACKAGE_URL}|" "$here/rpm/libmemsnap.spec" >"$top/SPECS/libmemsnap.spec"
-    nodeps=
-    test -f /etc/redhat-release || nodeps=--nodeps
-    rpmbuild -ba $nodeps "$@" --define "_topdir $top" --define "use_source_date_epoch_as_buildtime 1" \
-        --define "_buildhost localhost" --define "source_date_epoch_from_changelog 1" --define "clamp_mtime_to_source_date_epoch 1" \
-        "$top/SPECS/libmemsnap.spec" >"$top/log" 2>&1 </dev/null || { tail -n 30 "$top/log"; say "failed: see $top/log"; exit 1; }
+    set -- "$@" --define "_topdir $top" --define "_buildhost localhost" --define "use_source_date_epoch_as_buildtime 1" \
+        --define "source_date_epoch_from_changelog 1" --define "clamp_mtime_to_source_date_epoch 1"
+    test -f /etc/redhat-release || foreign_system
+    rpmbuild -ba $foreign "$@" ${foreign:+--define "__os_install_post $compress"} "$top/SPECS/libmemsnap.spec" \
+        >"$top/log" 2>&1 </dev/null || { tail -n 30 "$top/log"; say "failed: see $top/log"; exit 1; }
     say "built in $top/RPMS: $(cd "$top/RPMS" && echo */*)"
     sed -n 's/^# \(TOTAL\|PASS\|SKIP\|FAIL\|ERROR\): *\(.*\)/\1 \2/p' "$top/log" | tr '\n' ' ' | sed 's/^\(.\)/rpm.sh: its tests: \1/; s/$/\n/'
 }
@@ -72,7 +86,7 @@ same_again()
 }
 
 say "builds in place"
-build packages
+build packages $tests
 test $check = no || {
     if command -v rpmlint >/dev/null; then
         rpmlint --strict -c "$here/rpm/rpmlint.toml" "$work/packages/RPMS"/*/*.rpm "$work/packages/SPECS"/*.spec >"$work/rpmlint.log" 2>&1 ||
