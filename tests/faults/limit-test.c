@@ -549,15 +549,18 @@ static void full_file_system(void *arg)
     size_t size = 4 * MIB;
     unsigned char *data = pattern(size, 1), *sparse_data = g_malloc(size);
     char *path = sparse_file(sparse_data, size);
+    int sparse_fd = open(path, O_RDONLY | O_CLOEXEC); /* the mounts hide the path */
     (void)arg;
     if (unshare(CLONE_NEWNS) < 0 || mount("none", "/", "none", MS_REC | MS_PRIVATE, "") < 0 ||
-        mount("tmpfs", "/dev/shm", "tmpfs", 0, "size=12m") < 0) {
+        mount("tmpfs", "/dev/shm", "tmpfs", 0, "size=12m") < 0 ||
+        mount("/dev/shm", "/var/tmp", "none", MS_BIND, "") < 0 ||
+        mount("/dev/shm", "/tmp", "none", MS_BIND, "") < 0) {
         test_skip("may not mount a file system");
         return;
     }
     memsnap_snapshot *s = snap(data, size), *zero = snap_zero(size), *sparse = NULL,
                      *out = UNTOUCHED;
-    assert_ok(memsnap_snapshot_new_from_file(path, 0, &sparse));
+    assert_ok(memsnap_snapshot_new_from_fd(sparse_fd, 0, &sparse));
     int fd = fill_up("/dev/shm/full");
     memsnap_view *v = view(sparse), *m;
     assert_same(bytes(v), sparse_data, size);
