@@ -300,6 +300,18 @@ static size_t block_pages(void)
     return (huge && huge <= MAX_BLOCK ? huge : PLAIN_BLOCK) / ms_os->page_size();
 }
 
+/* One that was exported cannot be written to any more. */
+static struct chunk *find_writable_chunk(const struct image *i)
+{
+    struct reclaim reclaim = {0};
+    struct chunk *c = ms_find_own_chunk(i);
+    if (!c || !ms_os->file_sealed(&c->store->object))
+        return c;
+    ms_chunk_unref(c, &reclaim);
+    ms_reclaim_flush(&reclaim);
+    return NULL;
+}
+
 /* A reference to the chunk that is thawed into. */
 static int find_chunk(struct thaw *t)
 {
@@ -313,11 +325,9 @@ static int find_chunk(struct thaw *t)
     int e = is_cheap_to_move(c->image) ? 0 : check_unshared(c);
     if (e < 0)
         return e;
-    t->to = ms_find_own_chunk(c->image);
+    t->to = find_writable_chunk(c->image);
     t->fresh = false;
-    if (t->to && !ms_os->file_sealed(&t->to->store->object))
-        return 0;
-    return ms_new_own_chunk(c->pool, ms_image_pages(c->image), &t->to, &t->fresh);
+    return t->to ? 0 : ms_new_own_chunk(c->pool, ms_image_pages(c->image), &t->to, &t->fresh);
 }
 
 static size_t private_pages(const struct thaw *t)

@@ -191,6 +191,42 @@ static void test_shared_before(void)
     }
 }
 
+/* What was exported is sealed: the view moves to pages of its own. */
+static void test_exported(void)
+{
+    const size_t of[] = {40 * page, 2 * MIB, 5 * MIB};
+    struct rng rng = {7};
+    if (cannot_thaw())
+        return;
+    for (size_t i = 0; i < G_N_ELEMENTS(of); i++) {
+        unsigned char *model = pattern(of[i], i), *then = g_memdup2(model, of[i]);
+        memsnap_snapshot *s = snap(model, of[i]), *other = NULL;
+        int fd = -1, e = memsnap_snapshot_export_fd(s, &fd);
+        if (e == 0) {
+            assert_ok(memsnap_snapshot_new_from_fd(fd, config.flags, &other));
+            close(fd);
+        } else {
+            g_assert_cmpint(e, ==, -ENOTSUP);
+        }
+        memsnap_view *m = view_mut(s);
+        for (int round = 0; round < 3; round++) {
+            store(m, model, &rng, 5);
+            memsnap_snapshot_unref(take(m));
+            store(m, model, &rng, 5);
+            thaw_all(m, live());
+            assert_same(bytes(m), model, of[i]);
+            assert_direct(m, model);
+        }
+        if (other)
+            assert_content(other, then, of[i]);
+        memsnap_view_unref(m);
+        memsnap_snapshot_unref(s);
+        memsnap_snapshot_unref(other);
+        g_free(model);
+        g_free(then);
+    }
+}
+
 /* ---- in the middle of it --------------------------------------------------------------------- */
 
 struct world {
@@ -531,6 +567,7 @@ int main(int argc, char **argv)
     test_add("direct-again", test_direct_again, TEST_SOURCES);
     test_add("busy", test_busy, TEST_SOURCES);
     test_add("shared-before", test_shared_before, TEST_SOURCES);
+    test_add("exported", test_exported, TEST_SOURCES);
     test_add("in-the-middle", test_in_the_middle, 0);
     test_add("memory", test_memory, 0);
     test_add("huge-pages", test_huge_pages, 0);

@@ -160,20 +160,6 @@ static void check_image(const struct image *i)
 
 /* ---- snapshots, views ------------------------------------------------------------------------ */
 
-void assert_valid_snapshot(memsnap_snapshot *s)
-{
-    ms_enter();
-    ms_lock(&s->lock);
-    g_assert_cmpuint(ms_ref_count(&s->refs), >, 0);
-    g_assert_cmpuint(ms_image_pages(s->current.image), ==,
-                     s->current.size / ms_os->page_size() +
-                         (s->current.size % ms_os->page_size() != 0));
-    check_image(s->current.image);
-    ms_unlock(&s->lock);
-    ms_leave();
-    assert_valid_pool(s->current.pool);
-}
-
 static void check_mapping(const struct mapping *m)
 {
     const struct image *images[] = {m->mapped, m->base, m->last_taken};
@@ -183,6 +169,52 @@ static void check_mapping(const struct mapping *m)
         g_assert_cmpuint(ms_image_pages(images[i]), ==, m->pages);
         check_image(images[i]);
     }
+}
+
+/* The image's pages [0, pages) are those of the chunk, each at its place. */
+static void check_refers(const struct image *i, const struct chunk *c, size_t pages)
+{
+    struct run run;
+    ms_image_run(i, 0, pages, &run);
+    g_assert_true(run.chunk == c && run.chunk_page == 0);
+    g_assert_cmpuint(run.pages, ==, pages);
+}
+
+/* What mapping/writer.h says of each state. */
+static void check_writer(const struct current *c)
+{
+    const struct writer *w = &c->writer;
+    const struct mapping *m = &w->mapping;
+    bool private = w->state == WRITER_SHADOW || w->state == WRITER_THAWING;
+    g_assert_true(w->state != WRITER_NONE || (!w->leased && !m->address));
+    if (w->state == WRITER_THAWING)
+        g_assert_true(w->thawed > 0 && w->thawed < m->pages);
+    else
+        g_assert_cmpuint(w->thawed, ==, 0);
+    if (w->state == WRITER_DIRECT)
+        check_refers(c->image, w->chunk, m->pages);
+    if (w->state == WRITER_THAWING)
+        check_refers(c->image, w->chunk, w->thawed);
+    if (private && !m->torn)
+        g_assert_true(m->base == c->image);
+    if (private)
+        check_mapping(m);
+}
+
+void assert_valid_snapshot(memsnap_snapshot *s)
+{
+    struct current *c = &s->current;
+    ms_enter();
+    ms_snapshot_lock(s);
+    g_assert_cmpuint(ms_ref_count(&s->refs), >, 0);
+    g_assert_cmpuint(ms_image_pages(c->image), ==,
+                     c->size / ms_os->page_size() + (c->size % ms_os->page_size() != 0));
+    check_image(c->image);
+    check_writer(c);
+    g_assert_cmpuint(c->left.n, ==, 0);
+    ms_snapshot_unlock(s);
+    ms_leave();
+    assert_valid_pool(c->pool);
 }
 
 void assert_valid_view(memsnap_view *v)
