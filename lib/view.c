@@ -407,18 +407,19 @@ int memsnap_view_protect(memsnap_view *v, size_t offset, size_t len, int access)
 
 static int list_dirty_ranges(struct mapping *m, size_t *cursor, struct memsnap_range *v, size_t max)
 {
-    size_t ps = ms_os->page_size(), n = 0, page;
+    size_t ps = ms_os->page_size(), n = 0;
     struct dirty_iter d;
+    struct dirty_page page;
     int e;
     ms_dirty_begin(&d, m, m->base, *cursor / ps, NULL);
     while ((e = ms_dirty_next(&d, &page)) > 0) {
-        if (n && v[n - 1].offset + v[n - 1].len == page * ps) {
+        if (n && v[n - 1].offset + v[n - 1].len == page.number * ps) {
             v[n - 1].len += ps;
         } else if (n == max) {
-            *cursor = page * ps;
+            *cursor = page.number * ps;
             break;
         } else {
-            v[n++] = (struct memsnap_range){page * ps, ps};
+            v[n++] = (struct memsnap_range){page.number * ps, ps};
         }
     }
     ms_dirty_end(&d);

@@ -6,8 +6,8 @@
 #include <errno.h>
 #include <string.h>
 
-#include "base/bytes.h"
 #include "base/arith.h"
+#include "base/bytes.h"
 #include "mapping/dirty.h"
 #include "storage/fill.h"
 
@@ -89,35 +89,37 @@ static int finish(struct image_builder *c, int e, struct image **out)
 /* ---- from a mapping -------------------------------------------------------------------------- */
 
 /* Decides for one page that differs from what was taken last. */
-static int capture_page(struct image_builder *c, struct dirty_iter *d, size_t page)
+static int capture_page(struct image_builder *c, struct dirty_iter *d, const struct dirty_page *p)
 {
     const struct mapping *m = d->scan.m;
-    char *data = ms_page_address(m, page);
-    size_t bytes = ms_page_bytes(m, page);
+    char *data = ms_page_address(m, p->number);
+    size_t bytes = ms_page_bytes(m, p->number);
     int e = 0;
-    if (d->base.image != d->reader.image) {
-        const void *old = ms_reader_page(&d->base, page, &e);
+    if (p->shows_mapped)
+        return refer(c, p->number, m->mapped);
+    if (d->base.image != d->against.image) {
+        const void *old = ms_reader_page(&d->base, p->number, &e);
         if (e < 0)
             return e;
         if (ms_bytes_equal(data, old, bytes))
-            return refer(c, page, m->base);
+            return refer(c, p->number, m->base);
     }
     if (ms_bytes_equal(data, NULL, bytes))
-        return refer(c, page, NULL);
-    return store_page(c, page, data, bytes);
+        return refer(c, p->number, NULL);
+    return store_page(c, p->number, data, bytes);
 }
 
 static int capture_dirty(struct image_builder *c, struct mapping *m, size_t first,
                          const struct image *reference, const struct os_write_block *block)
 {
     struct dirty_iter d;
-    size_t page;
+    struct dirty_page page;
     int e;
     ms_dirty_begin(&d, m, reference, first, block);
     d.scan.written = m->tracked && reference == m->base && !block;
     bool tracked = d.scan.written;
     while ((e = ms_dirty_next(&d, &page)) > 0) {
-        e = capture_page(c, &d, page);
+        e = capture_page(c, &d, &page);
         if (e < 0)
             break;
     }

@@ -277,8 +277,7 @@ int ms_mapping_copy_base(struct mapping *m, size_t first, size_t pages)
 
 /* ---- opening and closing --------------------------------------------------------------------- */
 
-/* Reading without a fault is a wish: where it cannot be had the pages fault. */
-static int prefault(struct mapping *m)
+int ms_mapping_prefault(struct mapping *m)
 {
     int e = ms_os->populate(m->address, m->length);
     return e == -ENOTSUP ? 0 : e;
@@ -300,7 +299,7 @@ static void renew_advice_of(struct mapping *m, void *address, size_t length)
 
 static void renew_advice(struct mapping *m)
 {
-    renew_advice_of(m, m->address, m->length);
+    renew_advice_of(m, m->address, m->extent);
 }
 
 static int open_planned(struct mapping *m, const struct plan *p, void *at)
@@ -310,12 +309,12 @@ static int open_planned(struct mapping *m, const struct plan *p, void *at)
     if (plan_is_one(p, m->pages) && !at) {
         const struct chunk *c = p->v[0].chunk;
         e = ms_os->map_new(&c->store->object, c->offset + p->v[0].chunk_page * ms_os->page_size(),
-                           m->length, alignment(m->length), OS_PRIVATE, &address);
+                           m->extent, alignment(m->length), OS_PRIVATE, &address);
         if (e == 0)
             m->address = address;
         return e;
     }
-    e = ms_os->reserve(at, m->length, alignment(m->length), &address);
+    e = ms_os->reserve(at, m->extent, alignment(m->length), &address);
     if (e < 0)
         return e;
     m->address = address;
@@ -328,7 +327,7 @@ static void describe(struct mapping *m, size_t size, unsigned flags)
     size_t ps = ms_os->page_size();
     *m = (struct mapping){.size = size, .flags = flags};
     m->pages = size / ps + (size % ps != 0);
-    m->length = ms_max(m->pages, 1) * ps;
+    m->length = m->extent = ms_max(m->pages, 1) * ps;
 }
 
 static int finish_open(struct mapping *m)
@@ -341,7 +340,7 @@ static int finish_open(struct mapping *m)
     if (m->pages == 0)
         return ms_os->protect(m->address, m->length, MEMSNAP_ACCESS_NONE);
     if (m->flags & MEMSNAP_VIEW_PREFAULT)
-        e = prefault(m);
+        e = ms_mapping_prefault(m);
     return e;
 }
 
@@ -350,6 +349,8 @@ int ms_mapping_open(struct mapping *m, struct image *i, size_t size, unsigned fl
     struct plan plan;
     plan_begin(&plan);
     describe(m, size, flags);
+    if (m->pages && !at)
+        m->extent += ms_os->page_size();
     int e = plan_make(&plan, i, flags);
     if (e == 0)
         e = plan_image(&plan, i, &m->mapped);
@@ -394,7 +395,7 @@ int ms_mapping_open_shared(struct mapping *m, struct chunk *c, struct image *i, 
     m->no_fork = true;
     renew_advice(m);
     if (flags & MEMSNAP_VIEW_PREFAULT)
-        e = prefault(m);
+        e = ms_mapping_prefault(m);
     if (e < 0)
         ms_mapping_close(m);
     return e;
@@ -414,9 +415,19 @@ void ms_mapping_close(struct mapping *m)
 {
     if (m->address) {
         MS_UNPOISON(m->address, m->length);
-        ms_os->unmap(m->address, m->length);
+        ms_os->unmap(m->address, m->extent);
     }
     ms_mapping_forget(m);
+}
+
+bool ms_mapping_is_intact(const struct mapping *m)
+{
+    return m->extent > m->length && ms_os->is_one_mapping(m->address, m->extent);
+}
+
+size_t ms_mapping_references(const struct mapping *m, const struct image *i)
+{
+    return (size_t)(m->mapped == i) + (m->base == i) + (m->last_taken == i);
 }
 
 void ms_mapping_set_base(struct mapping *m, struct image *i)
@@ -504,36 +515,37 @@ static void forget_properties(struct mapping *m)
     m->region_count = 0;
 }
 
-/* Runs of the plan that could not be mapped (the process ran out of mappings just now) are
- * copied. */
-static int map_or_copy(struct mapping *m, const struct plan *p, struct image *i)
+/* Runs of the plan that could not be mapped (the process ran out of mappings just now) are not in
+ * `mapped`: they are copied. */
+static int map_what_can_be(struct mapping *m, struct plan *p, struct image *i)
 {
-    struct reads reads;
+    struct image *mapped;
     int e;
-    reads_begin(&reads);
-    size_t k = plan_map(p, m->address, &e);
-    if (k == p->n)
+    size_t n = plan_map(p, m->address, &e);
+    if (n == p->n)
         return 0;
-    m->keep_private = true;
-    for (e = 0; k < p->n && e == 0; k++)
-        e = copy_in(m, i, p->v[k].first, p->v[k].pages, &reads);
-    return e < 0 ? e : reads_flush(&reads);
+    p->n = n;
+    e = plan_image(p, i, &mapped);
+    if (e < 0)
+        return e;
+    ms_image_unref(m->mapped);
+    m->mapped = mapped;
+    return 0;
 }
 
 /* Replaces everything by zero pages, then maps the runs over them. From the first step on the
  * mapping is torn until all is done, and holds what is to be mapped: it may be cut short with
  * some of the runs there. */
-static int exchange_in_steps(struct mapping *m, const struct plan *p, struct image *i,
+static int exchange_in_steps(struct mapping *m, struct plan *p, struct image *i,
                              struct image *mapped)
 {
     int e = ms_os->map_over(NULL, 0, m->address, m->length, OS_PRIVATE);
     if (e < 0)
         return e;
     m->torn = true;
-    m->keep_private = false;
     ms_image_unref(m->mapped);
     m->mapped = ms_image_ref(mapped);
-    return map_or_copy(m, p, i);
+    return map_what_can_be(m, p, i);
 }
 
 static int exchange_at_once(struct mapping *m, const struct plan *p, struct image *mapped)
@@ -543,7 +555,6 @@ static int exchange_at_once(struct mapping *m, const struct plan *p, struct imag
     if (e < 0)
         return e;
     m->torn = true;
-    m->keep_private = false;
     ms_image_unref(m->mapped);
     m->mapped = ms_image_ref(mapped);
     return 0;
@@ -577,8 +588,6 @@ int ms_mapping_exchange(struct mapping *m, struct image *i)
 
 int ms_mapping_drop(struct mapping *m, size_t first, size_t pages)
 {
-    if (m->keep_private)
-        return -ENOTSUP;
     return ms_os->discard(ms_page_address(m, first), pages * ms_os->page_size());
 }
 

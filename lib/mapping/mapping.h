@@ -2,10 +2,14 @@
  *
  * Three images describe it. `mapped` is what the kernel shows where there is no private page:
  * short runs are copied in, not mapped, so it may differ from what was opened. `base` is what
- * the bytes equalled when last synchronised. `latest` is the image last taken from it, or NULL.
- * Invariant: a page that is not private has the same content in mapped, base and latest. So
- * "dirty" is decided among private pages, and a private page may be dropped only where mapped
- * and base agree. Not locked here: the owner (view or snapshot) does that. */
+ * the bytes equalled when last synchronised. `last_taken` is the image last taken from it, or
+ * NULL.
+ *
+ * Invariant: a page that is not private shows `mapped`, whatever base and last_taken hold there.
+ * It need not show the base: the holder may have dropped a page that was copied in. So what
+ * differs from an image is looked for among the private pages and where `mapped` is not that
+ * image. A private page may be dropped only where mapped and base agree. Not locked here: the
+ * owner (view or snapshot) does that. */
 #ifndef MS_MAPPING_H
 #define MS_MAPPING_H
 
@@ -24,11 +28,12 @@ struct mapping {
     char *address;
     size_t size; /* bytes, exactly as asked for */
     size_t pages;
-    size_t length;  /* bytes of address space: at least one page */
+    size_t length; /* bytes of address space: at least one page */
+    /* bytes of address space that are taken: length, and for a view that may be parked one page
+     * more, see ms_mapping_is_intact() */
+    size_t extent;
     unsigned flags; /* MEMSNAP_VIEW_* it was opened with */
     bool no_fork;   /* a leased writer: not in a forked child */
-    /* part of `mapped` could not be mapped: private pages must not be dropped */
-    bool keep_private;
     /* stores are noticed: what ms_os->written() does not report equals base */
     bool tracked;
     /* an exchange failed half way; restoring mends it, nothing may be taken until then */
@@ -75,6 +80,16 @@ int ms_mapping_drop(struct mapping *m, size_t first, size_t pages);
 int ms_mapping_copy_base(struct mapping *m, size_t first, size_t pages);
 /* Maps pages that are shared shared again: those that came in parts can be a huge page then. */
 void ms_mapping_renew(struct mapping *m, struct chunk *c, size_t first, size_t pages);
+
+/* Readable without a fault: a wish, which only lack of memory or mappings denies. */
+int ms_mapping_prefault(struct mapping *m);
+/* True if for certain nobody changed the protection, advice or place of the mapping or of any part
+ * of it. It is one mapping with the page behind it, which no holder has anything to do with, and
+ * the system keeps what differs in any of that apart. A mapping of several runs is never said to
+ * be intact: nothing tells what was done to one of them. */
+bool ms_mapping_is_intact(const struct mapping *m);
+/* How many references to the image the mapping holds. */
+size_t ms_mapping_references(const struct mapping *m, const struct image *i);
 
 int ms_mapping_protect(struct mapping *m, size_t first, size_t pages, int access);
 int ms_mapping_unprotect(struct mapping *m); /* everything readable and writable again */

@@ -14,15 +14,11 @@
 #include <errno.h>
 #include <string.h>
 
-#include "base/annotate.h"
-#include "base/bytes.h"
 #include "base/arith.h"
+#include "base/bytes.h"
 #include "mapping/dirty.h"
 #include "memsnap.h"
 
-/* Comparing this many pages outright costs less than asking the kernel (1.3 us against 1.9 us
- * for 16). */
-#define SMALL_PAGES 16
 /* Fewer pages than this say nothing about a working set. */
 #define FEW_PAGES 8
 /* Rounds of dropping before copying is tried again: two trial rounds in so many. */
@@ -40,47 +36,26 @@
  * half the dirty ones, the next restore drops everything. Measured with 90/10 sets. */
 #define FEW_CLEAN 8
 
-/* Where two images differ: the first runs, and how many pages in all, counted no further than
- * needed. */
-struct differences {
-    size_t pages, n;
-    bool more; /* there are more than these runs */
-    struct {
-        size_t first, pages;
-    } runs[64];
-};
-
-static void find_differences(struct differences *d, const struct image *a, const struct image *b,
-                             size_t limit)
+/* In how many pages two images differ, counted no further than needed. */
+static size_t count_differences(const struct image *a, const struct image *b, size_t limit)
 {
-    size_t pages = ms_image_pages(a), first, run;
-    d->pages = d->n = 0;
-    d->more = false;
-    for (size_t at = 0;
-         d->pages <= limit && at < pages && ms_image_differs(a, b, at, pages, &first, &run);
-         at = first + run) {
-        d->pages += run;
-        d->more = d->n == sizeof d->runs / sizeof d->runs[0];
-        if (d->more)
-            continue;
-        d->runs[d->n].first = first;
-        d->runs[d->n++].pages = run;
-    }
+    size_t pages = ms_image_pages(a), n = 0, first, run;
+    for (size_t at = 0; n <= limit && at < pages && ms_image_differs(a, b, at, pages, &first, &run);
+         at = first + run)
+        n += run;
+    return n;
 }
 
 struct restore_pass {
     struct mapping *m;
     const struct image *target;
-    struct reader reader;
+    struct reader reader; /* of the target */
+    struct reader mapped;
     /* what is gone through is private for certain: copying it adds nothing to what the view has */
     bool private;
     size_t seen, clean, dirty; /* dirty: copied back, looked at or not */
     size_t done;               /* pages before this one are brought to the target */
     bool all;                  /* every page was a candidate: says nothing about what is private */
-    /* Where base and target differ, NULL: they are one; the run that comes next, and how many of
-     * those that are kept it has gone through. */
-    const struct differences *differences;
-    size_t first, end, n;
 };
 
 /* Makes the page equal to the bytes (NULL: zeros); look: false if it was already. What comes
@@ -104,6 +79,15 @@ static bool is_worth_a_look(const struct restore_pass *p)
     return !p->private || p->clean || p->dirty < MANY_DIRTY || p->dirty % SAMPLE == 0;
 }
 
+/* What the holder gave back with MADV_FREE the system takes away at any time later, unless it is
+ * stored to again. Only memory of zeros can be given back like that. */
+static void keep_from_being_freed(struct restore_pass *p, size_t page)
+{
+    volatile char *to = ms_page_address(p->m, page);
+    if (ms_reader_is_zero(&p->mapped, page))
+        *to = *to;
+}
+
 /* Dirty pages among [first, end) are copied back. */
 static int pass_over(struct restore_pass *p, size_t first, size_t end)
 {
@@ -113,68 +97,72 @@ static int pass_over(struct restore_pass *p, size_t first, size_t end)
         const void *bytes = ms_reader_page(&p->reader, page, &e);
         if (e < 0)
             return e;
-        if (put_page(p->m, page, bytes, is_worth_a_look(p)))
+        if (put_page(p->m, page, bytes, is_worth_a_look(p))) {
             p->dirty++;
-        else
-            p->clean++;
+            continue;
+        }
+        p->clean++;
+        if (bytes)
+            keep_from_being_freed(p, page);
     }
     p->done = end;
     return 0;
 }
 
-/* Finds the first pages behind those that are done in which base and target differ. */
-static bool find_next_difference(struct restore_pass *p)
+/* Brings pages before `limit` that are not private to the target. They show `mapped`. */
+static int copy_where_mapped_differs(struct restore_pass *p, size_t limit)
 {
-    const struct differences *d = p->differences;
-    size_t pages;
-    while (p->end <= p->done) {
-        if (p->n < d->n) {
-            p->first = d->runs[p->n].first;
-            p->end = p->first + d->runs[p->n++].pages;
-        } else if (d->more && ms_image_differs(p->m->base, p->target, p->done, p->m->pages,
-                                               &p->first, &pages)) {
-            p->end = p->first + pages;
-        } else {
-            return false;
-        }
-    }
-    p->first = ms_max(p->first, p->done);
-    return true;
-}
-
-/* Brings pages before `limit` in which base and target differ to the target: those that were no
- * candidates. */
-static int copy_differences(struct restore_pass *p, size_t limit)
-{
+    size_t first, pages;
     int e = 0;
-    while (e == 0 && p->differences && find_next_difference(p) && p->first < limit)
-        e = pass_over(p, p->first, ms_min(p->end, limit));
+    while (e == 0 && p->done < limit &&
+           ms_image_differs(p->m->mapped, p->target, p->done, limit, &first, &pages))
+        e = pass_over(p, first, first + pages);
     return e;
 }
 
-/* Brings every candidate to the target, and what differs there from the base. */
-static int copy_back(struct restore_pass *p, bool small)
+static int unguard(const struct mapping *m, size_t first, size_t pages)
+{
+    return ms_os->advise(ms_page_address(m, first), pages * ms_os->page_size(), OS_UNGUARD);
+}
+
+static int bring_run(struct restore_pass *p, const struct candidates *run)
+{
+    int e = copy_where_mapped_differs(p, run->first);
+    if (e < 0)
+        return e;
+    return run->guarded ? unguard(p->m, run->first, run->pages)
+                        : pass_over(p, run->first, run->first + run->pages);
+}
+
+static void pass_begin(struct restore_pass *p)
+{
+    ms_reader_begin(&p->reader, p->target);
+    ms_reader_begin(&p->mapped, p->m->mapped);
+}
+
+static void pass_end(struct restore_pass *p)
+{
+    ms_reader_end(&p->reader);
+    ms_reader_end(&p->mapped);
+}
+
+/* Brings every page to the target. */
+static int copy_back(struct restore_pass *p)
 {
     struct candidate_scan scan;
-    size_t first, pages;
+    struct candidates run;
     int e = 0;
-    ms_reader_begin(&p->reader, p->target);
-    if (small) {
-        e = pass_over(p, 0, p->m->pages);
-    } else {
-        ms_scan_begin(&scan, p->m, 0, NULL);
-        while (e == 0 && ms_scan_next(&scan, &first, &pages)) {
-            e = copy_differences(p, first);
-            p->private = !scan.all;
-            if (e == 0)
-                e = pass_over(p, first, first + pages);
-            p->private = false;
-        }
-        if (e == 0)
-            e = copy_differences(p, p->m->pages);
-        p->all = scan.all;
+    pass_begin(p);
+    ms_scan_begin(&scan, p->m, 0, NULL);
+    while (e == 0 && ms_scan_next(&scan, &run)) {
+        p->private = !scan.all;
+        e = bring_run(p, &run);
+        p->private = false;
     }
-    ms_reader_end(&p->reader);
+    if (e == 0)
+        e = copy_where_mapped_differs(p, p->m->pages);
+    p->all = scan.all;
+    pass_end(p);
     p->m->restored_pages += p->dirty;
     return e;
 }
@@ -185,11 +173,8 @@ static void learn(struct mapping *m, const struct restore_pass *p)
 {
     size_t fresh = p->seen > m->resident_private ? p->seen - m->resident_private : 0;
     bool known = m->resident_private > 0 && p->dirty >= FEW_PAGES;
-    if (m->copied_in == COPIED_IN_UNKNOWN) {
-        struct differences d;
-        find_differences(&d, m->mapped, m->base, SIZE_MAX);
-        m->copied_in = d.pages;
-    }
+    if (m->copied_in == COPIED_IN_UNKNOWN)
+        m->copied_in = count_differences(m->mapped, m->base, SIZE_MAX);
     if (p->all) {
         m->resident_private = p->dirty + m->copied_in;
         return;
@@ -210,9 +195,8 @@ static void learn(struct mapping *m, const struct restore_pass *p)
 static int restore_by_copying(struct mapping *m)
 {
     struct restore_pass p = {.m = m, .target = m->base};
-    bool small = m->pages <= SMALL_PAGES;
-    int e = copy_back(&p, small);
-    if (e == 0 && !small)
+    int e = copy_back(&p);
+    if (e == 0)
         learn(m, &p);
     return e;
 }
@@ -223,11 +207,12 @@ static int drop_everything(struct mapping *m)
     if (e == 0) {
         m->remaps++;
         m->torn = true;
+        unguard(m, 0, m->pages); /* guards are not dropped; where there are none it may fail */
         e = ms_mapping_copy_base(m, 0, m->pages);
         m->torn = e < 0;
         return e;
     }
-    return e == -ENOTSUP && !m->keep_private ? ms_mapping_exchange(m, m->base) : e;
+    return e == -ENOTSUP ? ms_mapping_exchange(m, m->base) : e;
 }
 
 static bool is_dropping_due(struct mapping *m)
@@ -265,10 +250,10 @@ int ms_restore(struct mapping *m)
 
 /* ---- to another image ------------------------------------------------------------------------ */
 
-static int copy_to(struct mapping *m, const struct image *target, const struct differences *d)
+static int copy_to(struct mapping *m, const struct image *target)
 {
-    struct restore_pass p = {.m = m, .target = target, .differences = d};
-    int e = copy_back(&p, false);
+    struct restore_pass p = {.m = m, .target = target};
+    int e = copy_back(&p);
     if (e == 0)
         m->resident_private = p.seen;
     return e;
@@ -276,7 +261,6 @@ static int copy_to(struct mapping *m, const struct image *target, const struct d
 
 int ms_restore_to(struct mapping *m, struct image *target)
 {
-    struct differences d;
     int e = ms_mapping_unprotect(m);
     if (e < 0)
         return e;
@@ -284,21 +268,14 @@ int ms_restore_to(struct mapping *m, struct image *target)
     /* A page that is copied becomes private for good; beyond an eighth mapping anew is cheaper,
      * and gives memory back. */
     size_t few = m->pages / 8 + FEW_PAGES;
-    find_differences(&d, m->base, target, few);
-    e = m->torn || d.pages > few ? ms_mapping_exchange(m, target) : -ENOTSUP;
-    if (e == 0) {
+    bool many = m->torn || count_differences(m->base, target, few) > few;
+    e = many ? ms_mapping_exchange(m, target) : -ENOTSUP;
+    if (e == 0)
         m->resident_private = 0;
-    } else {
-        /* An exchange that failed without a trace leaves copying, for which all differences have
-         * to be known. */
-        if (m->torn)
-            return e;
-        if (d.pages > few)
-            find_differences(&d, m->base, target, SIZE_MAX);
-        e = copy_to(m, target, &d);
-        if (e < 0)
-            return e;
-    }
+    else if (!m->torn) /* an exchange that failed without a trace leaves copying */
+        e = copy_to(m, target);
+    if (e < 0)
+        return e;
     ms_mapping_set_base(m, target);
     m->copied_in = COPIED_IN_UNKNOWN;
     return 0;
@@ -310,18 +287,21 @@ int ms_overwrite(struct mapping *m, struct image *target)
     int e = ms_mapping_unprotect(m);
     if (e < 0)
         return e;
-    ms_reader_begin(&p.reader, target);
+    unguard(m, 0, m->pages); /* where there are no guards it may fail */
+    pass_begin(&p);
     e = pass_over(&p, 0, m->pages);
-    ms_reader_end(&p.reader);
+    pass_end(&p);
     return e;
 }
 
 size_t ms_private_pages(const struct mapping *m)
 {
     struct candidate_scan scan;
-    size_t first, pages, n = 0;
+    struct candidates run;
+    size_t n = 0;
     ms_scan_begin(&scan, m, 0, NULL);
-    while (ms_scan_next(&scan, &first, &pages))
-        n += pages;
+    scan.count_only = true;
+    while (ms_scan_next(&scan, &run))
+        n += run.guarded ? 0 : run.pages;
     return n;
 }

@@ -98,10 +98,11 @@ static void split_regions(struct mapping *m, size_t region_pages)
 {
     struct region r = {0};
     struct candidate_scan scan;
-    size_t first, pages;
+    struct candidates run;
     ms_scan_begin(&scan, m, 0, NULL);
-    while (ms_scan_next(&scan, &first, &pages) && !scan.all)
-        visit_run(m, &r, first, first + pages, region_pages);
+    scan.count_only = true;
+    while (ms_scan_next(&scan, &run) && !scan.all)
+        visit_run(m, &r, run.first, run.first + run.pages, region_pages);
     if (!scan.all)
         split_region(m, &r, region_pages);
 }
@@ -119,7 +120,7 @@ void ms_split_huge(struct mapping *m)
 {
     size_t huge = ms_os->huge_size(), region_pages = huge / ms_os->page_size();
     if (!huge || m->length < huge || !ms_aligned((uintptr_t)m->address, huge) || m->torn ||
-        m->keep_private || !is_due(m))
+        !is_due(m))
         return;
     if (!m->split)
         m->split = ms_os->alloc((m->pages / region_pages / 64 + 1) * sizeof *m->split);

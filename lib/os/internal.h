@@ -79,6 +79,7 @@ size_t ms_no_huge_pages(void);
 uint64_t ms_unknown_memory(void);
 int ms_cannot_discard(void *addr, size_t len);
 size_t ms_no_bytes(const void *addr, size_t len);
+bool ms_cannot_tell(const void *addr, size_t len);
 int ms_cannot_punch(const struct os_object *o, uint64_t offset, uint64_t len);
 bool ms_never_sealed(const struct os_object *o);
 int ms_cannot_export(struct os_object *o);
@@ -185,6 +186,7 @@ int ms_candidates(enum os_source source, uintptr_t *cursor, uintptr_t end, struc
                   size_t max);
 size_t ms_huge_bytes(const void *addr, size_t len);
 size_t ms_present_bytes(const void *addr, size_t len);
+bool ms_is_one_mapping(const void *addr, size_t len);
 /* Private pages that are present; also those swapped out (and a write block's markers); these,
  * but only in a tracked range; those of a tracked range that were written to, which are
  * protected anew; and all pages of a tracked range that are not protected, or those of them that

@@ -34,6 +34,9 @@
 #ifndef MADV_COLLAPSE /* Linux 6.1 */
 #define MADV_COLLAPSE 25
 #endif
+#ifndef MADV_GUARD_REMOVE /* Linux 6.13 */
+#define MADV_GUARD_REMOVE 103
+#endif
 
 /* ---- memfd_create(2), seals ------------------------------------------------------------------ */
 
@@ -97,6 +100,24 @@ struct pm_scan_arg {
 #define PAGE_IS_PRESENT (1 << 3)
 #define PAGE_IS_SWAPPED (1 << 4)
 #define PAGE_IS_HUGE (1 << 6)
+#endif
+#ifndef PAGE_IS_GUARD /* Linux 6.15 */
+#define PAGE_IS_GUARD (1 << 8)
+#endif
+
+/* ---- the maps file: PROCMAP_QUERY ------------------------------------------------------------ */
+
+#ifndef PROCMAP_QUERY /* Linux 6.11 */
+struct procmap_query {
+    __u64 size, query_flags, query_addr;
+    __u64 vma_start, vma_end, vma_flags, vma_page_size, vma_offset;
+    __u64 inode;
+    __u32 dev_major, dev_minor, vma_name_size, build_id_size;
+    __u64 vma_name_addr, build_id_addr;
+};
+#define PROCMAP_QUERY _IOWR('f', 17, struct procmap_query)
+#define PROCMAP_QUERY_VMA_READABLE 0x01
+#define PROCMAP_QUERY_VMA_WRITABLE 0x02
 #endif
 
 #endif

@@ -24,6 +24,7 @@ const struct os os_linux = {
     .collapse = ms_linux_collapse,
     .huge_bytes = ms_huge_bytes,
     .present_bytes = ms_present_bytes,
+    .is_one_mapping = ms_is_one_mapping,
     .object_create = ms_linux_create,
     .object_grow = ms_object_grow,
     .object_commit = ms_linux_commit,

@@ -42,6 +42,15 @@ void ms_unlock(struct ms_mutex *l)
     pthread_mutex_unlock(mutex_of(l));
 }
 
+struct ms_mutex *ms_process_lock(void)
+{
+    static union {
+        pthread_mutex_t initial;
+        struct ms_mutex lock;
+    } process = {.initial = PTHREAD_MUTEX_INITIALIZER};
+    return &process.lock;
+}
+
 /* ---- the fork lock --------------------------------------------------------------------------- */
 
 static pthread_rwlock_t fork_lock;

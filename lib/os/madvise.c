@@ -89,6 +89,7 @@ int ms_linux_advise(void *addr, size_t len, enum os_advice advice)
         [OS_WILL_WRITE] = MADV_POPULATE_WRITE,
         /* says nothing new about memory objects, and mappings that differ in it are not merged */
         [OS_BOUNDARY] = MADV_RANDOM,
+        [OS_UNGUARD] = MADV_GUARD_REMOVE,
     };
     if (madvise(addr, len, calls[advice]) == 0)
         return 0;

@@ -38,6 +38,7 @@ struct os_iov {
 
 struct os_range { /* addresses, page-aligned */
     uintptr_t start, end;
+    bool guarded; /* of candidates: whoever touches it gets a SIGSEGV (a guard region) */
 };
 
 enum os_share {
@@ -52,7 +53,8 @@ enum os_advice {
     OS_FORK,       /* undo OS_NOFORK */
     OS_HUGE,       /* anonymous memory: huge pages welcome */
     OS_WILL_WRITE, /* all of it is about to be written: make the pages in one go */
-    OS_BOUNDARY    /* no more than a boundary: not one mapping with what lies beside it */
+    OS_BOUNDARY,   /* no more than a boundary: not one mapping with what lies beside it */
+    OS_UNGUARD     /* no guard regions: their pages are as if nobody had stored to them */
 };
 
 /* Where candidates for "dirty" come from, best first. OS_SOURCE_COMPARE (every page) works
@@ -109,6 +111,9 @@ struct os {
     /* readable without a fault afterwards; copies nothing */
     int (*populate)(void *addr, size_t len);
     int (*advise)(void *addr, size_t len, enum os_advice advice); /* -ENOTSUP where unknown */
+    /* The range lies in one private mapping that may be read and written: all of it has the same
+     * protection and advice. False: it does not, or there is no telling. */
+    bool (*is_one_mapping)(const void *addr, size_t len);
     /* shared window, huge-aligned, one byte touched per huge page; -ENOTSUP */
     int (*collapse)(void *addr, size_t len);
     /* of them really mapped huge; 0 where unknown */
@@ -185,8 +190,9 @@ struct os {
 
     /* -- dirty candidates -- */
     /* Runs of pages in [*cursor, end) that may be private (present or swapped, not the
-     * object's), ascending, disjoint, merged within a call; at most max of them. Returns how
-     * many and moves *cursor behind the last page looked at. Never misses a private page.
+     * object's), and runs of guarded ones, ascending, disjoint, merged within a call; at most max
+     * of them. Returns how many and moves *cursor behind the last page looked at. Never misses a
+     * private page.
      * -ENOTSUP: this source does not work in this process (missing, or failed its self-test). */
     int (*candidates)(enum os_source source, uintptr_t *cursor, uintptr_t end, struct os_range *v,
                       size_t max);
@@ -245,6 +251,8 @@ void ms_lock_init(struct ms_mutex *l);
 void ms_lock_destroy(struct ms_mutex *l);
 void ms_lock(struct ms_mutex *l);
 void ms_unlock(struct ms_mutex *l);
+/* The one lock of what belongs to the whole process. */
+struct ms_mutex *ms_process_lock(void);
 
 /* Every public function that takes a lock runs between these two. fork(2) waits for all of them
  * to leave, so a child finds every lock free and every structure whole. They nest nothing: never

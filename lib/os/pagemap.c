@@ -27,7 +27,7 @@
 enum { REGIONS = 96, ENTRIES = 256 };
 
 static const uint64_t ENTRY_PRESENT = UINT64_C(1) << 63, ENTRY_SWAPPED = UINT64_C(1) << 62;
-static const uint64_t ENTRY_FILE = UINT64_C(1) << 61;
+static const uint64_t ENTRY_FILE = UINT64_C(1) << 61, ENTRY_GUARDED = UINT64_C(1) << 58;
 
 /* ---- the descriptor -------------------------------------------------------------------------- */
 
@@ -36,74 +36,105 @@ static int open_pagemap(struct os_object *o)
     return ms_object_adopt(ms_openat(AT_FDCWD, "/proc/self/pagemap", O_RDONLY, 0), "file", o);
 }
 
-static struct shared_file pagemap = SHARED_FILE(open_pagemap);
+static int open_maps(struct os_object *o)
+{
+    return ms_object_adopt(ms_openat(AT_FDCWD, "/proc/self/maps", O_RDONLY, 0), "file", o);
+}
+
+static struct shared_file pagemap = SHARED_FILE(open_pagemap), maps = SHARED_FILE(open_maps);
 
 /* Nothing outlives dlclose(3). */
-__attribute__((destructor)) static void close_pagemap(void)
+__attribute__((destructor)) static void close_files(void)
 {
     ms_shared_file_close(&pagemap);
+    ms_shared_file_close(&maps);
 }
 
 /* The descriptor, or -ENOTSUP. */
-static int get_pagemap(bool verify)
+static int get_file(struct shared_file *f, bool verify)
 {
-    int fd = ms_shared_file(&pagemap, verify);
+    int fd = ms_shared_file(f, verify);
     return fd < 0 ? -ENOTSUP : fd;
+}
+
+/* The result of a call that only this kind of file knows, so there is no look at the descriptor
+ * beforehand; or -ENOTSUP, -ENOMEM, -EINVAL. */
+static int file_call(struct shared_file *f, unsigned long request, void *arg)
+{
+    int fd = get_file(f, false), n = -1;
+    for (int attempt = 0; fd >= 0 && attempt < 2; attempt++) {
+        do
+            n = MS_IOCTL(fd, request, arg);
+        while (n < 0 && errno == EINTR);
+        if (n >= 0)
+            return n;
+        if (errno == ENOMEM || errno == EINVAL)
+            return -errno;
+        if (errno != ENOTTY && errno != EBADF)
+            return -ENOTSUP;
+        fd = get_file(f, true);
+    }
+    return -ENOTSUP;
 }
 
 /* ---- collecting runs ------------------------------------------------------------------------- */
 
-/* Adds [start, end) to the n runs of v; false if it fits neither in the last nor behind it. */
-static bool add_run(struct os_range *v, size_t max, size_t *n, uintptr_t start, uintptr_t end)
+/* Adds r to the n runs of v; false if it fits neither in the last nor behind it. */
+static bool add_run(struct os_range *v, size_t max, size_t *n, struct os_range r)
 {
-    if (*n > 0 && v[*n - 1].end == start) {
-        v[*n - 1].end = end;
+    if (*n > 0 && v[*n - 1].end == r.start && v[*n - 1].guarded == r.guarded) {
+        v[*n - 1].end = r.end;
         return true;
     }
     if (*n == max)
         return false;
-    v[(*n)++] = (struct os_range){start, end};
+    v[(*n)++] = r;
     return true;
 }
 
 /* ---- PAGEMAP_SCAN ---------------------------------------------------------------------------- */
 
-/* Number of regions or -ENOTSUP. No look at the descriptor beforehand: nothing but a pagemap
- * knows the call. */
+/* Number of regions or an error. Kernels before 6.15 refuse a question about guards: they are not
+ * asked again. */
 static int scan_call(struct pm_scan_arg *arg)
 {
-    int fd = get_pagemap(false), n = -1;
-    for (int attempt = 0; fd >= 0 && attempt < 2; attempt++) {
-        do
-            n = MS_IOCTL(fd, PAGEMAP_SCAN, arg);
-        while (n < 0 && errno == EINTR);
-        if (n >= 0)
-            return n;
-        if (errno == ENOMEM)
-            return -ENOMEM;
-        if (errno != ENOTTY && errno != EBADF)
-            return -ENOTSUP;
-        fd = get_pagemap(true);
-    }
-    return -ENOTSUP;
+    static atomic_bool no_guards;
+    if (!(arg->return_mask & PAGE_IS_GUARD))
+        return file_call(&pagemap, PAGEMAP_SCAN, arg);
+    bool plain = atomic_load_explicit(&no_guards, memory_order_relaxed);
+    int n = plain ? -EINVAL : file_call(&pagemap, PAGEMAP_SCAN, arg);
+    if (n != -EINVAL)
+        return n;
+    arg->return_mask &= ~(__u64)PAGE_IS_GUARD;
+    n = file_call(&pagemap, PAGEMAP_SCAN, arg);
+    if (n >= 0 && !plain)
+        atomic_exchange_explicit(&no_guards, true, memory_order_relaxed);
+    return n;
 }
 
-/* What is returned is the same for all pages of a query, so that present and swapped ones make
- * one run. */
+/* What is returned is the same for all pages of a query but guarded ones, so that present and
+ * swapped ones make one run. */
 #define OURS PAGE_IS_FILE
+#define OURS_OR_GUARD (PAGE_IS_FILE | PAGE_IS_GUARD)
 static const struct {
     uint64_t flags, inverted, all, any, returned;
 } queries[] = {
     [PAGEMAP_PRESENT] = {0, OURS, OURS, PAGE_IS_PRESENT, OURS},
-    [PAGEMAP_PRIVATE] = {0, OURS, OURS, PAGE_IS_PRESENT | PAGE_IS_SWAPPED, OURS},
+    [PAGEMAP_PRIVATE] = {0, OURS, OURS, PAGE_IS_PRESENT | PAGE_IS_SWAPPED, OURS_OR_GUARD},
     [PAGEMAP_TRACKED] = {PM_SCAN_CHECK_WPASYNC, OURS, OURS, PAGE_IS_PRESENT | PAGE_IS_SWAPPED,
-                         OURS},
+                         OURS_OR_GUARD},
     [PAGEMAP_WRITTEN] = {PM_SCAN_CHECK_WPASYNC | PM_SCAN_WP_MATCHING, OURS, OURS | PAGE_IS_WRITTEN,
-                         PAGE_IS_PRESENT | PAGE_IS_SWAPPED, OURS},
+                         PAGE_IS_PRESENT | PAGE_IS_SWAPPED, OURS_OR_GUARD},
     [PAGEMAP_UNPROTECTED] = {PM_SCAN_CHECK_WPASYNC, 0, PAGE_IS_WRITTEN, 0, PAGE_IS_WRITTEN},
     [PAGEMAP_UNPROTECTED_THERE] = {PM_SCAN_CHECK_WPASYNC, 0, PAGE_IS_WRITTEN,
                                    PAGE_IS_PRESENT | PAGE_IS_SWAPPED, PAGE_IS_WRITTEN},
 };
+
+static struct os_range range_of(const struct page_region *r)
+{
+    return (struct os_range){(uintptr_t)r->start, (uintptr_t)r->end,
+                             (r->categories & PAGE_IS_GUARD) != 0};
+}
 
 int ms_pagemap_scan(uintptr_t *cursor, uintptr_t end, enum pagemap_what what, struct os_range *v,
                     size_t max)
@@ -129,9 +160,9 @@ int ms_pagemap_scan(uintptr_t *cursor, uintptr_t end, enum pagemap_what what, st
         };
         int count = scan_call(&arg);
         if (count < 0)
-            return count;
+            return count == -ENOMEM ? count : -ENOTSUP;
         for (int i = 0; i < count; i++)
-            add_run(v, max, &n, (uintptr_t)regions[i].start, (uintptr_t)regions[i].end);
+            add_run(v, max, &n, range_of(&regions[i]));
         if (arg.walk_end <= at)
             return -ENOTSUP;
         at = (uintptr_t)arg.walk_end;
@@ -177,6 +208,15 @@ size_t ms_present_bytes(const void *addr, size_t len)
     return bytes_of_category(addr, len, PAGE_IS_PRESENT);
 }
 
+bool ms_is_one_mapping(const void *addr, size_t len)
+{
+    struct procmap_query q = {.size = sizeof q, .query_addr = (uintptr_t)addr};
+    if (file_call(&maps, PROCMAP_QUERY, &q) < 0)
+        return false;
+    return q.vma_start <= (uintptr_t)addr && (uintptr_t)addr + len <= q.vma_end &&
+           q.vma_flags == (PROCMAP_QUERY_VMA_READABLE | PROCMAP_QUERY_VMA_WRITABLE);
+}
+
 /* ---- the pagemap file ------------------------------------------------------------------------ */
 
 /* Reads the entries of `pages` pages from addr on: how many, or -ENOTSUP. */
@@ -197,7 +237,7 @@ static bool is_private(uint64_t entry)
 
 static int read_pagemap(uintptr_t *cursor, uintptr_t end, struct os_range *v, size_t max)
 {
-    int fd = get_pagemap(true); /* a read from something else would succeed */
+    int fd = get_file(&pagemap, true); /* a read from something else would succeed */
     if (fd < 0)
         return fd;
     uint64_t entries[ENTRIES];
@@ -209,7 +249,8 @@ static int read_pagemap(uintptr_t *cursor, uintptr_t end, struct os_range *v, si
         if (count < 0)
             return count;
         for (int i = 0; i < count; i++, at += page) {
-            if (is_private(entries[i]) && !add_run(v, max, &n, at, at + page))
+            struct os_range r = {at, at + page, (entries[i] & ENTRY_GUARDED) != 0};
+            if (is_private(entries[i]) && !add_run(v, max, &n, r))
                 goto full;
         }
     }
@@ -314,7 +355,7 @@ static bool is_honest(enum os_source source)
     bool objects = ms_object_views_exist();
     atomic_int *verdict = &verdicts[objects][source];
     int known = atomic_load_explicit(verdict, memory_order_relaxed);
-    if (known == UNKNOWN && get_pagemap(false) >= 0) {
+    if (known == UNKNOWN && get_file(&pagemap, false) >= 0) {
         known = (int)(objects ? test_object(source) : test_memory(source));
         /* An exchange, not a plain store, is what the race detectors understand. */
         int expected = UNKNOWN;

@@ -23,6 +23,7 @@ const struct os os_posix = {
     .collapse = ms_cannot_discard,
     .huge_bytes = ms_no_bytes,
     .present_bytes = ms_no_bytes,
+    .is_one_mapping = ms_cannot_tell,
     .object_create = ms_temporary_create,
     .object_grow = ms_object_grow,
     .object_commit = ms_object_commit,

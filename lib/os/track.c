@@ -179,7 +179,7 @@ int ms_written(uintptr_t *cursor, uintptr_t end, struct os_range *v, size_t max)
             blind_steps = 1;
         } else {
             next = end - next > blind_steps * step ? next + blind_steps * step : end;
-            parts.v[0] = (struct os_range){at, next};
+            parts.v[0] = (struct os_range){at, next, false};
             parts.n = 1;
             blind_steps = blind_steps < MAX_BLIND_STEPS ? 2 * blind_steps : MAX_BLIND_STEPS;
         }

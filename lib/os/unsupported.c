@@ -29,6 +29,13 @@ size_t ms_no_bytes(const void *addr, size_t len)
     return 0;
 }
 
+bool ms_cannot_tell(const void *addr, size_t len)
+{
+    (void)addr;
+    (void)len;
+    return false;
+}
+
 int ms_cannot_punch(const struct os_object *o, uint64_t offset, uint64_t len)
 {
     (void)o;

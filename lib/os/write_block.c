@@ -66,7 +66,8 @@ static int mark_candidates(const struct os_write_block *g, bool markers, bool sw
         if (n < 0)
             return n;
         for (int i = 0; i < n; i++)
-            mark(c, (v[i].start - g->start) / page, (v[i].end - g->start) / page);
+            if (!v[i].guarded)
+                mark(c, (v[i].start - g->start) / page, (v[i].end - g->start) / page);
     }
     return 0;
 }
@@ -125,7 +126,7 @@ int ms_write_block_candidates(const struct os_write_block *g, uintptr_t *cursor,
             at = end;
             break;
         }
-        v[n++] = (struct os_range){start, at};
+        v[n++] = (struct os_range){start, at, false};
     }
     *cursor = at;
     return (int)n;

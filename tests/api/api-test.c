@@ -732,6 +732,17 @@ static void test_stats_size(void)
     memsnap_snapshot_unref(s);
 }
 
+/* Asking what a view costs touches none of its pages. */
+static void test_stats_of_protected(void)
+{
+    memsnap_snapshot *s = snap_pattern(100 * page, 1);
+    memsnap_view *v = view(s);
+    assert_ok(memsnap_view_protect(v, 10 * page, 50 * page, MEMSNAP_ACCESS_NONE));
+    g_assert_cmpuint(view_stats(v).private_bytes, <=, 100 * page);
+    memsnap_view_unref(v);
+    memsnap_snapshot_unref(s);
+}
+
 int main(int argc, char **argv)
 {
     test_init(&argc, &argv);
@@ -761,6 +772,7 @@ int main(int argc, char **argv)
     test_add("references", test_references, TEST_SOURCES);
     test_add("backend-name", test_backend_name, TEST_SOURCES);
     test_add("stats-snapshot", test_stats_snapshot, 0);
+    test_add("stats-of-protected", test_stats_of_protected, TEST_SOURCES);
     test_add("stats-view", test_stats_view, TEST_SOURCES);
     test_add("stats-size", test_stats_size, 0);
     return g_test_run();

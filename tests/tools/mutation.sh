@@ -379,11 +379,11 @@ mutate "too many mappings are too little memory" os/address_space.c 's/if (e == 
 mutate "a fork does not wait for threads inside the library" os/lock.c '/^static void before_fork/,/^}/s/pthread_rwlock_wrlock(\&fork_lock);//;/^static void in_parent/,/^}/s/pthread_rwlock_unlock(\&fork_lock);//;/^static void in_child/,/^}/s/pthread_rwlock_unlock(\&fork_lock);//' "thread fork"
 mutate "a write block does not stop anybody" os/write_block.c '/^static int protect_range/,/^}/s/r = write_protect(g);/(void)write_protect;/' "os-write-block thread"
 mutate "a write block takes swapped pages for absent ones" os/write_block.c 's/bool swap = swap_exists();/bool swap = swap_exists() \&\& !g;/;s/if (r == 0 && !swap && swap_exists())/if (r < -1000)/;s/mark_candidates(g, false, true) < 0/false/' swap
-mutate "a look at whether a range is tracked takes its first page" os/track.c 's/PAGEMAP_TRACKED, &v, 1)/PAGEMAP_WRITTEN, \&v, 1)/' os
-mutate "only the first parts are asked for" os/track.c '/^static bool find_parts/,/^}/s/ && p->end == end;/;/' os
-mutate "only the first parts of many are asked for" os/track.c '/^static bool find_parts/,/^}/s/p->end == end && p->bytes/p->bytes/' os
-mutate "what does not fit is reported as done" os/track.c '/^int ms_written/,/^}/s/        if (n < max)$/        if (n <= max)/' os
-mutate "steps that are not asked for first are left out" os/track.c '/^int ms_written/,/^}/s/parts.v\[0\] = (struct os_range){at, next};/parts.v[0] = (struct os_range){at, next < at + step ? next : at + step};/' os
+mutate "a look at whether a range is tracked takes its first page" os/track.c 's/PAGEMAP_TRACKED, &v, 1)/PAGEMAP_WRITTEN, \&v, 1)/' os-track
+mutate "only the first parts are asked for" os/track.c '/^static bool find_parts/,/^}/s/ && p->end == end;/;/' os-track
+mutate "only the first parts of many are asked for" os/track.c '/^static bool find_parts/,/^}/s/p->end == end && p->bytes/p->bytes/' os-track
+mutate "what does not fit is reported as done" os/track.c '/^int ms_written/,/^}/s/        if (n < max)$/        if (n <= max)/' os-track
+mutate "steps that are not asked for first are left out" os/track.c '/^int ms_written/,/^}/s/parts.v\[0\] = (struct os_range){at, next, false};/parts.v[0] = (struct os_range){at, next < at + step ? next : at + step, false};/' os-track
 mutate "tracking goes on after a take that failed" mapping/writer.c '/what was reported is lost/,/return e/s/ms_mapping_untrack(&w->mapping);/(void)w;/' "fault mutable"
 mutate "tracking is believed after an exchange" mapping/mapping.c '/^static void forget_properties/,/^}/s/m->tracked = false;//' mutable
 mutate "signals stay blocked behind a write block" os/write_block.c '/^static void forget/,/^}/s/pthread_sigmask(.*);//' "os-write-block thread"
