@@ -37,7 +37,7 @@ int ms_snapshot_of_image(struct image *i, size_t size, unsigned flags, struct po
     struct memsnap_snapshot *s = ms_os->alloc(sizeof *s);
     if (!s)
         return -ENOMEM;
-    int e = ms_recycler_new(&s->recycler);
+    int e = ms_recycler_new(pool, &s->recycler);
     if (e < 0) {
         ms_os->free(s);
         return e;
@@ -133,7 +133,11 @@ static int checked_new(const void *data, size_t size, unsigned flags, memsnap_sn
         return e;
     if (!ms_pages_of(size, ms_os->page_size(), &pages))
         return -ENOMEM;
-    return snapshot_new(data, size, pages, flags, out);
+    e = snapshot_new(data, size, pages, flags, out);
+    ms_enter();
+    bool again = ms_make_room(e);
+    ms_leave();
+    return again ? snapshot_new(data, size, pages, flags, out) : e;
 }
 
 int memsnap_snapshot_new(const void *data, size_t size, unsigned flags, memsnap_snapshot **out)

@@ -45,9 +45,9 @@
 #define MS_SNAPSHOT_H
 
 #include "base/refcount.h"
+#include "mapping/recycler.h"
 #include "mapping/writer.h"
 #include "memsnap.h"
-#include "recycler.h"
 #include "storage/image.h"
 #include "storage/pool.h"
 

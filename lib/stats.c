@@ -49,23 +49,6 @@ static const char *backend(struct memsnap_snapshot *s, const struct image *i, bo
     return kind ? kind : "none";
 }
 
-static size_t references(const struct mapping *m, const struct image *i)
-{
-    return (size_t)(m->base == i) + (size_t)(m->mapped == i);
-}
-
-/* Parked views go with the snapshot. */
-static size_t parked_references(struct memsnap_snapshot *s, const struct image *i, size_t *parked)
-{
-    size_t n = 0;
-    ms_lock(&s->recycler->lock);
-    *parked = s->recycler->n;
-    for (const struct memsnap_view *v = s->recycler->first; v; v = v->next)
-        n += references(&v->mapping, i);
-    ms_unlock(&s->recycler->lock);
-    return n;
-}
-
 /* Nobody who takes an image of the snapshot waits for the counting, nor it for a take: what is
  * counted is a reference of our own. The writer's mapping goes with the snapshot like the parked
  * views: their references to the image count as ours. */
@@ -76,10 +59,11 @@ static int snapshot_stats(struct memsnap_snapshot *s, struct memsnap_snapshot_st
     struct image_usage u;
     ms_lock(&c->look);
     struct image *i = ms_image_ref(c->image);
-    size_t own = 2 + references(&c->writer.mapping, i);
+    size_t own = 2 + ms_mapping_references(&c->writer.mapping, i), parked;
     bool is_file = c->writer.state == WRITER_FILE;
     ms_unlock(&c->look);
-    own += parked_references(s, i, &t->parked_views);
+    t->parked_views = ms_recycler_count(s->recycler, i, &parked);
+    own += parked;
     int e = ms_image_usage(i, own, &u);
     if (e == 0) {
         t->extents = u.runs;
@@ -142,7 +126,7 @@ int memsnap_view_stats(memsnap_view *v, struct memsnap_view_stats *stats)
             ms_snapshot_lock(v->lease);
         else
             ms_lock(&v->lock);
-        view_stats(v->lease ? &v->lease->current.writer.mapping : &v->mapping, &t);
+        view_stats(v->lease ? &v->lease->current.writer.mapping : &v->own->mapping, &t);
         if (v->lease)
             ms_snapshot_unlock(v->lease);
         else

@@ -11,9 +11,9 @@
 #include "mapping/capture.h"
 #include "mapping/dirty.h"
 #include "mapping/restore.h"
+#include "mapping/split_huge.h"
 #include "snapshot.h"
 #include "storage/store.h"
-#include "mapping/split_huge.h"
 
 #define VIEW_FLAGS (MEMSNAP_VIEW_COPY | MEMSNAP_VIEW_PREFAULT | MEMSNAP_VIEW_NODUMP)
 
@@ -41,57 +41,62 @@ static void view_free(struct memsnap_view *v)
     ms_os->free(v);
 }
 
-void ms_view_destroy(struct memsnap_view *v)
-{
-    ms_mapping_close(&v->mapping);
-    ms_pool_trim(v->pool);
-    ms_pool_unref(v->pool);
-    ms_recycler_unref(v->recycler);
-    view_free(v);
-}
-
 static int open_new(struct memsnap_snapshot *s, struct image *i, unsigned flags, void *at,
-                    memsnap_view **out)
+                    struct parked **out)
 {
-    size_t size = s->current.size;
-    struct memsnap_view *v = view_alloc();
-    if (!v)
+    struct parked *p = ms_os->alloc(sizeof *p);
+    if (!p)
         return -ENOMEM;
-    int e = ms_mapping_open(&v->mapping, i, size, flags, at);
-    if (e < 0) {
-        view_free(v);
-        return e;
-    }
-    v->data = v->mapping.address;
-    v->size = size;
-    v->pool = ms_pool_ref(s->current.pool);
-    v->recycler = at ? NULL : ms_recycler_ref(s->recycler);
-    *out = v;
-    return 0;
+    int e = ms_mapping_open(&p->mapping, i, s->current.size, flags, at);
+    if (e < 0)
+        ms_os->free(p);
+    else
+        *out = p;
+    return e;
 }
 
-static void wake(struct memsnap_view *v)
+static int wake(struct parked *p)
 {
-    ms_ref_init(&v->refs);
-    v->next = NULL;
-    MS_UNPOISON(v->mapping.address, v->mapping.length);
+    p->next = NULL;
+    MS_UNPOISON(p->mapping.address, p->mapping.length);
+    return p->mapping.flags & MEMSNAP_VIEW_PREFAULT ? ms_mapping_prefault(&p->mapping) : 0;
 }
 
-static int view_open(struct memsnap_snapshot *s, unsigned flags, void *at, memsnap_view **out)
+static int open_mapping(struct memsnap_snapshot *s, unsigned flags, void *at, struct parked **out)
 {
     struct image *i;
     int e = ms_snapshot_image(s, false, &i);
     if (e < 0)
         return e;
-    struct memsnap_view *v = at ? NULL : ms_recycler_get(s->recycler, i, flags);
-    if (v) {
-        wake(v);
-        *out = v;
+    struct parked *p = at ? NULL : ms_recycler_get(s->recycler, i, flags);
+    if (p) {
+        e = wake(p);
+        if (e < 0)
+            ms_parked_destroy(p, s->current.pool);
+        else
+            *out = p;
     } else {
         e = open_new(s, i, flags, at, out);
     }
     ms_image_unref(i);
     return e;
+}
+
+static int view_open(struct memsnap_snapshot *s, unsigned flags, void *at, memsnap_view **out)
+{
+    struct memsnap_view *v = view_alloc();
+    if (!v)
+        return -ENOMEM;
+    int e = open_mapping(s, flags, at, &v->own);
+    if (e < 0) {
+        view_free(v);
+        return e;
+    }
+    v->data = v->own->mapping.address;
+    v->size = s->current.size;
+    v->recycler = ms_recycler_ref(s->recycler);
+    *out = v;
+    return 0;
 }
 
 static int lease_open(struct memsnap_snapshot *s, unsigned flags, void *at, memsnap_view **out)
@@ -111,6 +116,12 @@ static int lease_open(struct memsnap_snapshot *s, unsigned flags, void *at, mems
     return 0;
 }
 
+static int open_kind(struct memsnap_snapshot *s, unsigned flags, bool mutable, void *at,
+                     memsnap_view **out)
+{
+    return mutable ? lease_open(s, flags, at, out) : view_open(s, flags, at, out);
+}
+
 static int open_either(memsnap_snapshot *s, unsigned flags, bool mutable, void *at,
                        memsnap_view **out)
 {
@@ -122,7 +133,9 @@ static int open_either(memsnap_snapshot *s, unsigned flags, bool mutable, void *
     if (flags & MEMSNAP_VIEW_TRACK) /* takes a descriptor */
         e = s->current.flags & MEMSNAP_NO_FD ? -ENOTSUP : ms_os->track(NULL, 0);
     if (e == 0)
-        e = mutable ? lease_open(s, flags, at, out) : view_open(s, flags, at, out);
+        e = open_kind(s, flags, mutable, at, out);
+    if (ms_make_room(e))
+        e = open_kind(s, flags, mutable, at, out);
     ms_leave();
     return e;
 }
@@ -165,19 +178,11 @@ static void lease_close(struct memsnap_view *v)
     ms_snapshot_put(s);
 }
 
-static int restore_ordinary(struct mapping *m)
+/* Restores the mapping for its next holder and bounds what it keeps resident. False: that cannot
+ * be said to be so. */
+static bool make_parkable(struct recycler *l, struct mapping *m)
 {
-    int e = ms_restore(m);
-    if (e == 0)
-        ms_split_huge(m);
-    return e;
-}
-
-/* Restores the view for its next holder and bounds what it keeps resident. */
-static bool make_parkable(struct memsnap_view *v)
-{
-    struct mapping *m = &v->mapping;
-    if (!v->recycler || !ms_recycler_accepts(v->recycler, m->base) || restore_ordinary(m) < 0)
+    if (!ms_recycler_accepts(l, m->base) || !ms_mapping_is_intact(m) || ms_restore(m) < 0)
         return false;
     if (m->resident_private > MAX_PARKED_PAGES) {
         if (m->mapped != m->base || ms_mapping_drop(m, 0, m->pages) < 0)
@@ -190,12 +195,11 @@ static bool make_parkable(struct memsnap_view *v)
 
 static void view_close(struct memsnap_view *v)
 {
-    if (make_parkable(v)) {
-        if (ms_recycler_put(v->recycler, v))
-            return;
-        MS_UNPOISON(v->mapping.address, v->mapping.length);
-    }
-    ms_view_destroy(v);
+    struct recycler *l = v->recycler;
+    if (!make_parkable(l, &v->own->mapping) || !ms_recycler_put(l, v->own))
+        ms_parked_destroy(v->own, l->pool);
+    view_free(v);
+    ms_recycler_unref(l);
 }
 
 memsnap_view *memsnap_view_unref(memsnap_view *v)
@@ -237,7 +241,7 @@ static int lock_mapping(struct memsnap_view *v, struct mapping **m)
 {
     if (!v->lease) {
         ms_lock(&v->lock);
-        *m = &v->mapping;
+        *m = &v->own->mapping;
         return 0;
     }
     if (v->process != ms_process_generation())
@@ -260,13 +264,13 @@ static void unlock_mapping(struct memsnap_view *v)
 static int take_ordinary(struct memsnap_view *v, bool atomic, struct image **out)
 {
     struct os_write_block block;
-    struct mapping *m = &v->mapping;
+    struct mapping *m = &v->own->mapping;
     int e = 0;
     ms_lock(&v->lock);
     if (atomic && m->pages)
         e = ms_os->write_block_close(m->address, m->length, &block);
     if (e == 0) {
-        e = ms_capture(m, 0, v->pool, atomic && m->pages ? &block : NULL, out);
+        e = ms_capture(m, 0, v->recycler->pool, atomic && m->pages ? &block : NULL, out);
         if (atomic && m->pages)
             ms_os->write_block_open(&block);
     }
@@ -287,16 +291,14 @@ static int take(struct memsnap_view *v, bool atomic, memsnap_snapshot **out)
     int e;
     if (s && v->process != ms_process_generation())
         return -EBADF;
-    if (atomic && v->size && (s ? s->current.pool : v->pool)->heap_only)
+    struct pool *pool = s ? s->current.pool : v->recycler->pool;
+    if (atomic && v->size && pool->heap_only)
         return -ENOTSUP; /* stopping writers takes a descriptor */
     e = s ? ms_snapshot_image(s, atomic, &i) : take_ordinary(v, atomic, &i);
     if (e < 0)
         return e;
-    e = ms_snapshot_of_image(i, v->size,
-                             s                    ? s->current.flags
-                             : v->pool->heap_only ? MEMSNAP_NO_FD
-                                                  : 0,
-                             s ? s->current.pool : v->pool, out);
+    unsigned of_heap = pool->heap_only ? MEMSNAP_NO_FD : 0;
+    e = ms_snapshot_of_image(i, v->size, s ? s->current.flags : of_heap, pool, out);
     ms_image_unref(i);
     return e;
 }
@@ -307,23 +309,41 @@ int memsnap_view_take_snapshot(memsnap_view *v, unsigned flags, memsnap_snapshot
         return -EINVAL;
     ms_enter();
     int e = take(v, flags & MEMSNAP_TAKE_ATOMIC, out);
+    if (ms_make_room(e))
+        e = take(v, flags & MEMSNAP_TAKE_ATOMIC, out);
     ms_leave();
     return e;
 }
 
 /* ---- restoring ------------------------------------------------------------------------------- */
 
-int memsnap_view_restore(memsnap_view *v)
+static int restore_ordinary(struct mapping *m)
+{
+    int e = ms_restore(m);
+    if (e == 0)
+        ms_split_huge(m);
+    return e;
+}
+
+static int restore(struct memsnap_view *v)
 {
     struct mapping *m;
-    if (!v)
-        return -EINVAL;
-    ms_enter();
     int e = lock_mapping(v, &m);
     if (e == 0) {
         e = v->lease ? ms_mapping_unprotect(m) : restore_ordinary(m);
         unlock_mapping(v);
     }
+    return e;
+}
+
+int memsnap_view_restore(memsnap_view *v)
+{
+    if (!v)
+        return -EINVAL;
+    ms_enter();
+    int e = restore(v);
+    if (ms_make_room(e))
+        e = restore(v);
     ms_leave();
     return e;
 }
@@ -369,6 +389,8 @@ int memsnap_view_restore_to(memsnap_view *v, memsnap_snapshot *s)
         return -EINVAL;
     ms_enter();
     int e = restore_to(v, s);
+    if (ms_make_room(e))
+        e = restore_to(v, s);
     ms_leave();
     return e;
 }
@@ -380,10 +402,20 @@ static int clean_access(int access)
     return access & MEMSNAP_ACCESS_WRITE ? access | MEMSNAP_ACCESS_READ : access;
 }
 
+static int protect(struct memsnap_view *v, size_t first, size_t pages, int access)
+{
+    struct mapping *m;
+    int e = lock_mapping(v, &m);
+    if (e == 0) {
+        e = ms_mapping_protect(m, first, pages, access);
+        unlock_mapping(v);
+    }
+    return e;
+}
+
 int memsnap_view_protect(memsnap_view *v, size_t offset, size_t len, int access)
 {
     size_t ps = ms_os->page_size();
-    struct mapping *m;
     if (!v || access & ~(MEMSNAP_ACCESS_READ | MEMSNAP_ACCESS_WRITE | MEMSNAP_ACCESS_EXEC))
         return -EINVAL;
     if (offset % ps || offset > v->size || len > v->size - offset)
@@ -393,12 +425,9 @@ int memsnap_view_protect(memsnap_view *v, size_t offset, size_t len, int access)
     if (!len)
         return 0;
     ms_enter();
-    int e = lock_mapping(v, &m);
-    if (e == 0) {
-        e = ms_mapping_protect(m, offset / ps, (size_t)ms_round_up(len, ps) / ps,
-                               clean_access(access));
-        unlock_mapping(v);
-    }
+    int e = protect(v, offset / ps, (size_t)ms_round_up(len, ps) / ps, clean_access(access));
+    if (ms_make_room(e))
+        e = protect(v, offset / ps, (size_t)ms_round_up(len, ps) / ps, clean_access(access));
     ms_leave();
     return e;
 }
@@ -460,6 +489,8 @@ int memsnap_view_dirty(memsnap_view *v, size_t *cursor, struct memsnap_range *ra
         return 0;
     ms_enter();
     int n = view_dirty(v, cursor, ranges, ms_min(max, INT_MAX));
+    if (ms_make_room(n))
+        n = view_dirty(v, cursor, ranges, ms_min(max, INT_MAX));
     ms_leave();
     return n;
 }

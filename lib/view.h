@@ -3,10 +3,8 @@
 #ifndef MS_VIEW_H
 #define MS_VIEW_H
 
-#include "recycler.h"
-#include "mapping/mapping.h"
+#include "mapping/recycler.h"
 #include "memsnap.h"
-#include "storage/pool.h"
 #include "base/refcount.h"
 
 struct memsnap_view {
@@ -18,15 +16,10 @@ struct memsnap_view {
     size_t process; /* lease: who took it */
 
     /* Ordinary views only. */
-    struct ms_mutex lock; /* guards mapping */
-    struct mapping mapping;
-    /* holds a reference: where snapshots taken from it put their chunks */
-    struct pool *pool;
-    struct recycler *recycler; /* holds a reference; NULL: never recycled */
-    struct memsnap_view *next; /* in the recycler; guarded by its lock */
+    /* holds a reference; its pool is where snapshots taken from the view put their chunks */
+    struct recycler *recycler;
+    struct ms_mutex lock; /* guards own->mapping */
+    struct parked *own;   /* not parked now */
 };
-
-/* Closes an ordinary view for good. */
-void ms_view_destroy(struct memsnap_view *v);
 
 #endif

@@ -126,19 +126,20 @@ static int copy_changed(struct thaw *t, size_t page, size_t *changed)
     return add_page(t, data, bytes);
 }
 
-/* Writes the pages of the part that may be private, and differ from the chunk's, to the chunk. */
+/* Writes the pages of the part that may be private, and differ from the chunk's, to the chunk.
+ * Guarded pages are not private: under the guard they show what is mapped. */
 static int copy_private(struct thaw *t, const struct os_write_block *block, size_t *changed)
 {
     const struct mapping *m = &t->c->writer.mapping;
     struct candidate_scan scan;
-    size_t first, pages;
+    struct candidates run;
     int e = 0;
     *changed = 0;
     ms_scan_begin(&scan, m, t->first, block);
     scan.end = (uintptr_t)ms_page_address(m, t->end);
-    while (e == 0 && ms_scan_next(&scan, &first, &pages)) {
-        for (size_t page = first; page < first + pages && e == 0; page++)
-            e = copy_changed(t, page, changed);
+    while (e == 0 && ms_scan_next(&scan, &run)) {
+        for (size_t k = 0; k < run.pages && e == 0 && !run.guarded; k++)
+            e = copy_changed(t, run.first + k, changed);
     }
     return e < 0 ? e : flush_pages(t);
 }
@@ -334,11 +335,12 @@ static size_t private_pages(const struct thaw *t)
 {
     const struct mapping *m = &t->c->writer.mapping;
     struct candidate_scan scan;
-    size_t first, pages, n = 0;
+    struct candidates run;
+    size_t n = 0;
     ms_scan_begin(&scan, m, t->first, NULL);
     scan.end = (uintptr_t)ms_page_address(m, t->end);
-    while (ms_scan_next(&scan, &first, &pages))
-        n += pages;
+    while (ms_scan_next(&scan, &run))
+        n += run.guarded ? 0 : run.pages;
     return n;
 }
 

@@ -220,13 +220,16 @@ static bool is_readable(const struct mapping *m, size_t first, size_t end)
 /* Over the image's bytes, those of pages that may be private. */
 static void read_private(const struct mapping *m, size_t offset, char *to, size_t len)
 {
-    size_t ps = ms_os->page_size(), first, pages;
+    size_t ps = ms_os->page_size();
     struct candidate_scan scan;
+    struct candidates run;
     ms_scan_begin(&scan, m, offset / ps, NULL);
     scan.end = (uintptr_t)m->address + (size_t)ms_round_up(offset + len, ps);
-    while (ms_scan_next(&scan, &first, &pages)) {
-        size_t from = ms_max(offset, first * ps),
-               until = ms_min(offset + len, (first + pages) * ps);
+    while (ms_scan_next(&scan, &run)) {
+        size_t from = ms_max(offset, run.first * ps),
+               until = ms_min(offset + len, (run.first + run.pages) * ps);
+        if (run.guarded)
+            continue;
         MS_RACY_READ_BEGIN();
         memcpy(to + (from - offset), m->address + from, until - from);
         MS_RACY_READ_END();
@@ -340,7 +343,7 @@ static int open_shadow(struct current *c, unsigned flags, void *at)
     if (e < 0)
         return e;
     w->mapping.no_fork = true;
-    ms_os->advise(w->mapping.address, w->mapping.length, OS_NOFORK);
+    ms_os->advise(w->mapping.address, w->mapping.extent, OS_NOFORK);
     w->state = WRITER_SHADOW;
     return 0;
 }
@@ -427,7 +430,7 @@ void ms_writer_release(struct current *c)
     if (w->state == WRITER_SHADOW || w->state == WRITER_THAWING) {
         /* where that fails, capturing makes readable what is not */
         ms_mapping_unprotect(&w->mapping);
-        int e = ms_os->advise(w->mapping.address, w->mapping.length, OS_FORK);
+        int e = ms_os->advise(w->mapping.address, w->mapping.extent, OS_FORK);
         /* then a child knows at least that it has not got it */
         w->mapping.no_fork = e < 0 && e != -ENOTSUP;
         return;

@@ -40,6 +40,15 @@ bool source_works(const struct os *os, enum os_source source)
     return n == 0;
 }
 
+bool can_recycle(void)
+{
+    void *p = mmap(NULL, page, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    g_assert_true(p != MAP_FAILED);
+    bool can = config.os->is_one_mapping(p, page);
+    munmap(p, page);
+    return can;
+}
+
 /* Uses what the library opens or learns once per process, so that it is not taken for a leak. */
 static void warm_up(void)
 {

@@ -58,6 +58,8 @@ void config_run(struct config *c, void (*body)(void));
 void test_skip(const char *why);
 /* Ends the program as skipped unless it may make files of so many bytes. */
 void test_need_file_size(uint64_t size);
+/* Closed views can be parked: the system tells that nobody changed their mapping. */
+bool can_recycle(void);
 bool on_valgrind(void);
 /* AddressSanitizer or ThreadSanitizer: address space and signals are theirs */
 bool on_sanitizer(void);

@@ -225,8 +225,8 @@ void assert_valid_view(memsnap_view *v)
     }
     ms_enter();
     ms_lock(&v->lock);
-    check_mapping(&v->mapping);
+    check_mapping(&v->own->mapping);
     ms_unlock(&v->lock);
     ms_leave();
-    assert_valid_pool(v->pool);
+    assert_valid_pool(v->recycler->pool);
 }

@@ -7,7 +7,7 @@
 #include "storage/fill.h"
 #include "storage/freelist.h"
 #include "storage/pool.h"
-#include "view.h"
+#include "mapping/recycler.h"
 #include "support/support.h"
 #include "support/valid.h"
 
@@ -321,35 +321,149 @@ static void test_threads(void)
 
 /* ---- recyclers ------------------------------------------------------------------------------- */
 
+static struct parked *parked(struct image *i, unsigned flags)
+{
+    struct parked *p = ms_os->alloc(sizeof *p);
+    p->mapping.base = ms_image_ref(i);
+    p->mapping.flags = flags;
+    return p;
+}
+
+static struct recycler *new_recycler(struct pool **pool)
+{
+    struct recycler *l = NULL;
+    assert_ok(ms_pool_new(true, pool));
+    assert_ok(ms_recycler_new(*pool, &l));
+    return l;
+}
+
+static void drop_recycler(struct recycler *l, struct pool *pool)
+{
+    ms_recycler_set_limit(l, 0);
+    ms_recycler_unref(l);
+    ms_pool_unref(pool);
+}
+
 /* The image may change between the question and parking, or between parking and opening. */
 static void test_recycler_of_one_image(void)
 {
     struct image *now, *before;
-    struct memsnap_view v = {.next = NULL};
-    struct recycler *l = NULL;
-    assert_ok(ms_recycler_new(&l));
+    struct pool *pool;
+    struct recycler *l = new_recycler(&pool);
     assert_ok(ms_image_zero(3, &now));
     assert_ok(ms_image_zero(3, &before));
+    struct parked *other = parked(before, 0), *p = parked(now, 0);
     ms_recycler_set_image(l, now);
-    v.mapping.base = before;
     g_assert_false(ms_recycler_accepts(l, before));
-    g_assert_false(ms_recycler_put(l, &v));
-    v.mapping.base = now;
+    g_assert_true(ms_recycler_accepts(l, now));
+    g_assert_false(ms_recycler_put(l, other));
     ms_recycler_set_limit(l, 0);
-    g_assert_false(ms_recycler_put(l, &v));
+    g_assert_false(ms_recycler_accepts(l, now));
+    g_assert_false(ms_recycler_put(l, p));
     ms_recycler_set_limit(l, 1);
-    g_assert_true(ms_recycler_put(l, &v));
-    struct memsnap_view second = {.mapping.base = now};
-    g_assert_false(ms_recycler_put(l, &second));
+    g_assert_true(ms_recycler_put(l, p));
     g_assert_null(ms_recycler_get(l, before, 0));
     g_assert_null(ms_recycler_get(l, now, MEMSNAP_VIEW_COPY));
-    g_assert_true(ms_recycler_get(l, now, 0) == &v);
+    g_assert_true(ms_recycler_get(l, now, 0) == p);
     g_assert_null(ms_recycler_get(l, now, 0));
-    ms_recycler_set_limit(l, 0);
-    g_assert_false(ms_recycler_put(l, &v));
-    ms_recycler_unref(l);
+    ms_parked_destroy(p, pool);
+    ms_parked_destroy(other, pool);
+    drop_recycler(l, pool);
     ms_image_unref(now);
     ms_image_unref(before);
+}
+
+/* Who comes with other flags finds what was parked with them, whatever lies before it; the oldest
+ * goes. */
+static void test_recycler_evicts_the_oldest(void)
+{
+    struct image *i;
+    struct pool *pool;
+    struct recycler *l = new_recycler(&pool);
+    size_t references;
+    assert_ok(ms_image_zero(3, &i));
+    ms_recycler_set_image(l, i);
+    ms_recycler_set_limit(l, 3);
+    for (unsigned n = 0; n < 3; n++)
+        g_assert_true(ms_recycler_put(l, parked(i, MEMSNAP_VIEW_NODUMP)));
+    struct parked *p = parked(i, MEMSNAP_VIEW_COPY);
+    g_assert_true(ms_recycler_put(l, p));
+    g_assert_cmpuint(ms_recycler_count(l, i, &references), ==, 3);
+    g_assert_cmpuint(references, ==, 3);
+    g_assert_true(ms_recycler_put(l, parked(i, 0)));
+    g_assert_true(ms_recycler_get(l, i, MEMSNAP_VIEW_COPY) == p);
+    g_assert_true(ms_recycler_put(l, p));
+    for (unsigned n = 0; n < 2; n++)
+        g_assert_true(ms_recycler_put(l, parked(i, 0)));
+    g_assert_null(ms_recycler_get(l, i, MEMSNAP_VIEW_NODUMP));
+    g_assert_true(ms_recycler_get(l, i, MEMSNAP_VIEW_COPY) == p);
+    ms_parked_destroy(p, pool);
+    drop_recycler(l, pool);
+    ms_image_unref(i);
+}
+
+/* Memory and mappings that are short are taken from all recyclers; other errors are not theirs. */
+static void test_recyclers_give_way(void)
+{
+    struct image *i;
+    struct pool *pools[3];
+    struct recycler *l[3];
+    size_t references;
+    assert_ok(ms_image_zero(3, &i));
+    for (unsigned n = 0; n < 3; n++) {
+        l[n] = new_recycler(&pools[n]);
+        ms_recycler_set_image(l[n], i);
+        for (unsigned k = 0; k < n; k++)
+            g_assert_true(ms_recycler_put(l[n], parked(i, 0)));
+    }
+    g_assert_false(ms_make_room(0));
+    g_assert_false(ms_make_room(-ENOTSUP));
+    g_assert_cmpuint(ms_recycler_count(l[2], i, &references), ==, 2);
+    g_assert_true(ms_make_room(-EMLINK));
+    for (unsigned n = 0; n < 3; n++)
+        g_assert_cmpuint(ms_recycler_count(l[n], i, &references), ==, 0);
+    g_assert_false(ms_make_room(-ENOMEM));
+    for (unsigned n = 0; n < 3; n++)
+        drop_recycler(l[n], pools[n]);
+    ms_image_unref(i);
+}
+
+/* No more than the process may have, whatever the limits of single ones are; the newest stay. */
+static void test_recyclers_are_bounded_together(void)
+{
+    enum { RECYCLERS = 5, EACH = 300, LIMIT = 1024 };
+    struct image *i;
+    struct pool *pools[RECYCLERS];
+    struct recycler *l[RECYCLERS];
+    size_t references, n = 0;
+    assert_ok(ms_image_zero(3, &i));
+    for (unsigned r = 0; r < RECYCLERS; r++) {
+        l[r] = new_recycler(&pools[r]);
+        ms_recycler_set_image(l[r], i);
+        ms_recycler_set_limit(l[r], EACH);
+    }
+    for (unsigned k = 0; k < EACH; k++)
+        for (unsigned r = 0; r < RECYCLERS; r++)
+            g_assert_true(ms_recycler_put(l[r], parked(i, 0)));
+    for (unsigned r = 0; r < RECYCLERS; r++) {
+        unsigned has = ms_recycler_count(l[r], i, &references);
+        g_assert_cmpuint(has, >=, LIMIT / RECYCLERS - 1);
+        n += has;
+    }
+    g_assert_cmpuint(n, ==, LIMIT);
+    struct parked *p = parked(i, 0);
+    p->mapping.resident_private = 40 * MIB / page;
+    g_assert_true(ms_recycler_put(l[0], p));
+    p = parked(i, 0);
+    p->mapping.resident_private = 40 * MIB / page;
+    g_assert_true(ms_recycler_put(l[1], p));
+    n = 0;
+    for (unsigned r = 0; r < RECYCLERS; r++)
+        n += ms_recycler_count(l[r], i, &references);
+    g_assert_cmpuint(n, <, LIMIT);
+    for (unsigned r = 0; r < RECYCLERS; r++)
+        drop_recycler(l[r], pools[r]);
+    ms_image_unref(i);
 }
 
 /* A store keeps a bounded amount of free space, however much it has held before. */
@@ -456,5 +570,8 @@ int main(int argc, char **argv)
     test_add("end-of-offsets", test_end_of_offsets, 0);
     test_add("threads", test_threads, 0);
     test_add("recycler-of-one-image", test_recycler_of_one_image, 0);
+    test_add("recycler-evicts-the-oldest", test_recycler_evicts_the_oldest, 0);
+    test_add("recyclers-give-way", test_recyclers_give_way, 0);
+    test_add("recyclers-are-bounded-together", test_recyclers_are_bounded_together, 0);
     return g_test_run();
 }
