@@ -718,7 +718,10 @@ int memsnap_view_restore_to(memsnap_view *v, memsnap_snapshot *s);
  *              - -ENOMEM: out of memory
  *              - -EMLINK: the process has as many memory mappings as the system allows
  *              - -EBADF: a mutable view in a forked child
- *              The protections are as they were.
+ *              The protections are as they were. Should the system refuse that (-EMLINK, as other
+ *              threads use up the mappings), no page of the view may be accessed until this
+ *              function or memsnap_view_restore() has allowed it again; the same holds for other
+ *              calls on the view that return -EMLINK or -ENOMEM.
  *
  * Since: 0.1
  */

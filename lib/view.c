@@ -473,8 +473,9 @@ static int view_dirty(struct memsnap_view *v, size_t *cursor, struct memsnap_ran
     } else {
         e = ms_mapping_make_readable(m);
         if (e == 0) {
-            e = m->torn ? -EIO : list_dirty_ranges(m, cursor, ranges, max);
-            ms_mapping_reprotect(m);
+            int n = m->torn ? -EIO : list_dirty_ranges(m, cursor, ranges, max);
+            e = ms_mapping_reprotect(m);
+            e = e < 0 ? e : n;
         }
     }
     unlock_mapping(v);

@@ -72,12 +72,15 @@ static int refer(struct image_builder *c, size_t page, const struct image *from)
     return ms_image_edit_set(&c->edit, &r);
 }
 
+/* All bytes are where they belong: whatever is captured from is not read any more. */
+static int store_rest(struct image_builder *c)
+{
+    int e = store_run(c);
+    return e < 0 ? e : ms_batch_flush(&c->batch);
+}
+
 static int finish(struct image_builder *c, int e, struct image **out)
 {
-    if (e == 0)
-        e = store_run(c);
-    if (e == 0)
-        e = ms_batch_flush(&c->batch);
     if (e < 0)
         ms_image_edit_abandon(&c->edit);
     else
@@ -140,11 +143,14 @@ int ms_capture(struct mapping *m, size_t first, struct pool *pool,
     if (e < 0)
         return e;
     e = ms_mapping_make_readable(m);
-    if (e == 0)
+    if (e == 0) {
         e = capture_dirty(&c, m, first, reference, block);
-    e = finish(&c, e, out);
-    ms_mapping_reprotect(m);
-    return e;
+        if (e == 0)
+            e = store_rest(&c);
+        int protected = ms_mapping_reprotect(m);
+        e = e < 0 ? e : protected;
+    }
+    return finish(&c, e, out);
 }
 
 /* ---- from a file ----------------------------------------------------------------------------- */
@@ -164,9 +170,7 @@ static int capture_buffer(struct image_builder *c, struct reader *earlier, const
         else
             e = store_page(c, page, buffer + done, bytes);
     }
-    if (e == 0)
-        e = store_run(c);
-    return e < 0 ? e : ms_batch_flush(&c->batch); /* the buffer is used again */
+    return e < 0 ? e : store_rest(c); /* the buffer is used again */
 }
 
 int ms_capture_file(const struct os_object *file, size_t size, struct image *earlier,

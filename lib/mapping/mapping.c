@@ -441,23 +441,6 @@ void ms_mapping_set_base(struct mapping *m, struct image *i)
 
 /* ---- exchanging ------------------------------------------------------------------------------ */
 
-/* Those of pages [first, end). */
-static void put_protections_back_between(struct mapping *m, size_t first, size_t end)
-{
-    size_t ps = ms_os->page_size();
-    for (size_t k = 0; k < m->protections.n; k++) {
-        const struct protection *p = &m->protections.v[k];
-        size_t from = ms_max(p->first, first), until = ms_min(p->first + p->pages, end);
-        if (from < until)
-            ms_os->protect(ms_page_address(m, from), (until - from) * ps, p->access);
-    }
-}
-
-static void put_protections_back(struct mapping *m)
-{
-    put_protections_back_between(m, 0, m->pages);
-}
-
 int ms_mapping_track(struct mapping *m)
 {
     if (!(m->flags & MEMSNAP_VIEW_TRACK) || m->tracked || !m->pages)
@@ -485,7 +468,8 @@ static int map_chunk(struct mapping *m, struct chunk *c, size_t first, size_t pa
     *refers =
         e == 0 || ms_os->map_over(&c->store->object, offset, address, pages * ps, else_how) == 0;
     renew_advice_of(m, address, pages * ps);
-    put_protections_back_between(m, first, first + pages);
+    if (e < 0)
+        ms_mapping_renew_protections(m);
     return e;
 }
 
@@ -503,7 +487,8 @@ int ms_mapping_share(struct mapping *m, struct chunk *c, size_t first, size_t pa
 void ms_mapping_renew(struct mapping *m, struct chunk *c, size_t first, size_t pages)
 {
     bool refers;
-    map_chunk(m, c, first, pages, OS_SHARED_WRITE, OS_SHARED_WRITE, &refers);
+    if (map_chunk(m, c, first, pages, OS_SHARED_WRITE, OS_SHARED_WRITE, &refers) == 0)
+        ms_mapping_renew_protections(m);
 }
 
 /* A new mapping has no boundaries, and is not tracked. */
@@ -605,7 +590,7 @@ int ms_mapping_protect(struct mapping *m, size_t first, size_t pages, int access
         /* The system goes from mapping to mapping, and may have come to a part of them. */
         ms_os->protect(ms_page_address(m, first), pages * ms_os->page_size(),
                        MEMSNAP_ACCESS_READ | MEMSNAP_ACCESS_WRITE);
-        put_protections_back(m);
+        ms_mapping_renew_protections(m);
     }
     return e;
 }
@@ -620,28 +605,55 @@ int ms_mapping_unprotect(struct mapping *m)
     return e;
 }
 
-int ms_mapping_make_readable(struct mapping *m)
+static bool is_readable(const struct protection *p)
 {
-    size_t ps = ms_os->page_size();
-    for (size_t k = 0; k < m->protections.n; k++) {
-        const struct protection *p = &m->protections.v[k];
-        if (p->access & (MEMSNAP_ACCESS_READ | MEMSNAP_ACCESS_WRITE))
-            continue;
-        int e = ms_os->protect(ms_page_address(m, p->first), p->pages * ps, MEMSNAP_ACCESS_READ);
-        if (e < 0) {
-            put_protections_back(m);
-            return e;
-        }
-    }
-    return 0;
+    return p->access & (MEMSNAP_ACCESS_READ | MEMSNAP_ACCESS_WRITE);
 }
 
-void ms_mapping_reprotect(struct mapping *m)
+static int protect_range(struct mapping *m, const struct protection *p, int access)
 {
-    size_t ps = ms_os->page_size();
-    for (size_t k = 0; k < m->protections.n; k++) {
+    return ms_os->protect(ms_page_address(m, p->first), p->pages * ms_os->page_size(), access);
+}
+
+int ms_mapping_make_readable(struct mapping *m)
+{
+    int e = 0;
+    for (size_t k = 0; k < m->protections.n && e == 0; k++) {
         const struct protection *p = &m->protections.v[k];
-        if (!(p->access & (MEMSNAP_ACCESS_READ | MEMSNAP_ACCESS_WRITE)))
-            ms_os->protect(ms_page_address(m, p->first), p->pages * ps, p->access);
+        if (!is_readable(p))
+            e = protect_range(m, p, p->access | OS_ACCESS_LOOK);
     }
+    if (e < 0)
+        ms_mapping_reprotect(m);
+    return e;
+}
+
+/* One protection for all of it takes no further mapping. */
+static void hide(struct mapping *m)
+{
+    ms_os->protect(m->address, m->length, MEMSNAP_ACCESS_NONE);
+    ms_protections_set(&m->protections, 0, m->pages, MEMSNAP_ACCESS_NONE);
+}
+
+static int put_back(struct mapping *m, bool all)
+{
+    int e = 0;
+    for (size_t k = 0; k < m->protections.n && e == 0; k++) {
+        const struct protection *p = &m->protections.v[k];
+        if (all || !is_readable(p))
+            e = protect_range(m, p, p->access);
+    }
+    if (e < 0)
+        hide(m);
+    return e;
+}
+
+int ms_mapping_reprotect(struct mapping *m)
+{
+    return put_back(m, false);
+}
+
+int ms_mapping_renew_protections(struct mapping *m)
+{
+    return put_back(m, true);
 }

@@ -65,11 +65,12 @@ void ms_mapping_close(struct mapping *m);
 void ms_mapping_forget(struct mapping *m);
 
 /* Exchanges the shared mapping of the chunk's first pages for a private one, atomically. On
- * failure it is still shared. */
+ * failure it is still shared. If it succeeds protections are to be put back. */
 int ms_mapping_freeze(struct mapping *m, struct chunk *c, size_t pages);
 /* Exchanges the private mapping of some pages for a shared one of the same pages of a chunk, which
  * hold the same bytes already. Private pages are dropped. On failure it is as before, or a private
- * one of the chunk (*refers: it shows the chunk's pages, also after success). */
+ * one of the chunk (*refers: it shows the chunk's pages, also after success). If it succeeds protections
+ * are to be put back. */
 int ms_mapping_share(struct mapping *m, struct chunk *c, size_t first, size_t pages, bool *refers);
 /* Maps another image at the same address; afterwards no private page is left but those copied
  * in. On failure nothing has changed, or the mapping is torn. */
@@ -93,9 +94,13 @@ size_t ms_mapping_references(const struct mapping *m, const struct image *i);
 
 int ms_mapping_protect(struct mapping *m, size_t first, size_t pages, int access);
 int ms_mapping_unprotect(struct mapping *m); /* everything readable and writable again */
-/* Makes every page readable for the library's own look, and puts the protections back. */
+/* Makes every page readable for the library's own look. */
 int ms_mapping_make_readable(struct mapping *m);
-void ms_mapping_reprotect(struct mapping *m);
+/* Puts the protections back afterwards. If the system cannot do that no page may be touched any
+ * more: rather than more than the caller allowed. */
+int ms_mapping_reprotect(struct mapping *m);
+/* The same after a freeze, which lost all of them. */
+int ms_mapping_renew_protections(struct mapping *m);
 
 /* Has stores noticed from now on, if that was asked for (MEMSNAP_VIEW_TRACK); 0, or they are
  * not, and everything has to be compared. */

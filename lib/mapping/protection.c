@@ -58,11 +58,26 @@ static size_t cut(struct protections *p, size_t first, size_t end)
     return i;
 }
 
+/* Makes one range of [i] and [i + 1] if they touch and allow the same. */
+static void join(struct protections *p, size_t i)
+{
+    struct protection *a = p->v + i, *b = a + 1;
+    if (i + 1 >= p->n || a->access != b->access || a->first + a->pages != b->first)
+        return;
+    a->pages += b->pages;
+    p->n--;
+    memmove(b, b + 1, (p->n - i - 1) * sizeof *b);
+}
+
 void ms_protections_set(struct protections *p, size_t first, size_t pages, int access)
 {
     size_t at = cut(p, first, first + pages);
-    if (access != (MEMSNAP_ACCESS_READ | MEMSNAP_ACCESS_WRITE))
-        insert(p, at, (struct protection){first, pages, access});
+    if (access == (MEMSNAP_ACCESS_READ | MEMSNAP_ACCESS_WRITE))
+        return;
+    insert(p, at, (struct protection){first, pages, access});
+    join(p, at);
+    if (at > 0)
+        join(p, at - 1);
 }
 
 void ms_protections_clear(struct protections *p)

@@ -1,5 +1,6 @@
 /* What memsnap_view_protect changed: sorted, disjoint page ranges that are not plainly readable
- * and writable. */
+ * and writable. Neighbours differ in access, so that each range is one mapping of the system's or
+ * more. */
 #ifndef MS_PROTECTION_H
 #define MS_PROTECTION_H
 

@@ -263,7 +263,7 @@ static int exchange(struct thaw *t, const struct os_write_block *block)
     e = ms_mapping_share(m, t->to, t->first, t->end - t->first, &refers);
     if (refers)
         commit(t);
-    return e;
+    return e < 0 ? e : ms_mapping_renew_protections(m);
 }
 
 static int exchange_blocked(struct thaw *t)

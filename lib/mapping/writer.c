@@ -128,7 +128,7 @@ int ms_writer_freeze_thawed(struct current *c)
     w->state = WRITER_SHADOW;
     w->chunk = NULL;
     w->thawed = 0;
-    return 0;
+    return ms_mapping_renew_protections(&w->mapping);
 }
 
 static int capture_shadow(struct current *c, bool atomic)
@@ -202,7 +202,8 @@ static int freeze(struct current *c)
     w->chunk = NULL;
     c->captured_by = ++c->captures_begun;
     ms_mapping_track(&w->mapping);
-    return ms_writer_clear_tail(c);
+    e = ms_mapping_renew_protections(&w->mapping);
+    return e < 0 ? e : ms_writer_clear_tail(c);
 }
 
 /* ---- reading --------------------------------------------------------------------------------- */

@@ -222,9 +222,17 @@ void ms_unmap(void *addr, size_t len)
     errno = saved;
 }
 
+/* Where writing implies reading, as it does on Linux with most processors, a protection that no
+ * view has keeps a mapping apart from its neighbours. */
+#if defined __linux__ && !defined __mips__
+#define PROT_LOOK PROT_WRITE
+#else
+#define PROT_LOOK PROT_READ
+#endif
+
 int ms_protect(void *addr, size_t len, int access)
 {
-    int prot = PROT_NONE;
+    int prot = access & OS_ACCESS_LOOK ? PROT_LOOK : PROT_NONE;
     if (access & MEMSNAP_ACCESS_READ)
         prot |= PROT_READ;
     if (access & MEMSNAP_ACCESS_WRITE)

@@ -47,6 +47,11 @@ enum os_share {
     OS_SHARED_READ   /* readable, shows what is in the object */
 };
 
+/* Of protect(), with or without MEMSNAP_ACCESS_EXEC: the library may read, and the range does not
+ * become one mapping with what lies beside it, whatever that is: protecting it anew as it was
+ * takes no further mapping. */
+#define OS_ACCESS_LOOK (1 << 8)
+
 enum os_advice {
     OS_NODUMP,     /* leave out of core dumps */
     OS_NOFORK,     /* a forked child does not get this mapping */
@@ -106,7 +111,7 @@ struct os {
     int (*map_over)(const struct os_object *o, uint64_t offset, void *addr, size_t len,
                     enum os_share how);
     void (*unmap)(void *addr, size_t len);
-    int (*protect)(void *addr, size_t len, int access); /* MEMSNAP_ACCESS_* */
+    int (*protect)(void *addr, size_t len, int access); /* MEMSNAP_ACCESS_*, or OS_ACCESS_LOOK */
     int (*discard)(void *addr, size_t len);             /* drops private pages; -ENOTSUP */
     /* readable without a fault afterwards; copies nothing */
     int (*populate)(void *addr, size_t len);

@@ -330,6 +330,99 @@ static void no_mappings(void *arg)
     g_free(data);
 }
 
+/* What is parked gives way. */
+static void parked_at_the_limit(void *arg)
+{
+    (void)arg;
+    enum { PARKED = 100 };
+    size_t size = 20 * page, eaten;
+    memsnap_snapshot *s = snap_pattern(size, 1), *big = snap_zero(4 * MIB), *t = NULL;
+    memsnap_view *v[PARKED], *w = view(big);
+    assert_ok(memsnap_snapshot_set_recycling(s, PARKED));
+    for (int i = 0; i < PARKED; i++)
+        v[i] = view(s);
+    for (int i = 0; i < PARKED; i++)
+        memsnap_view_unref(v[i]);
+    size_t own_size = 2 * (max_mappings() + 100) * page;
+    char *own = eat_mappings(max_mappings() + 100, &eaten);
+    bytes(w)[5] = 1;
+    assert_ok(memsnap_snapshot_view(big, 0, &v[0]));
+    assert_ok(memsnap_view_protect(w, 8 * page, page, MEMSNAP_ACCESS_READ));
+    assert_ok(memsnap_view_take_snapshot(w, 0, &t));
+    munmap(own, own_size);
+    g_assert_cmpuint(snap_stats(s).parked_views, <, PARKED);
+    memsnap_view_unref(v[0]);
+    memsnap_view_unref(w);
+    memsnap_snapshot_unref(s);
+    memsnap_snapshot_unref(big);
+    memsnap_snapshot_unref(t);
+}
+
+static bool can_look(int pipe, const void *p)
+{
+    return write(pipe, p, 1) == 1;
+}
+
+/* A take looks at pages that nobody may look at, and needs a mapping for what it stores. The
+ * mappings that were those pages' are not for that. */
+static void protected_at_the_limit(void *arg)
+{
+    (void)arg;
+    size_t size = 200 * page, eaten;
+    int ends[2];
+    memsnap_snapshot *s = snap_zero(size), *t = NULL;
+    memsnap_view *v = view(s);
+    g_assert_cmpint(pipe(ends), ==, 0);
+    memset(bytes(v) + 100 * page, 1, 40 * page);
+    assert_ok(memsnap_view_protect(v, 10 * page, 10 * page, MEMSNAP_ACCESS_NONE));
+    assert_ok(memsnap_view_protect(v, 20 * page, 3 * page, MEMSNAP_ACCESS_READ));
+    assert_ok(memsnap_view_protect(v, 23 * page, 8 * page, MEMSNAP_ACCESS_NONE));
+    size_t own_size = 2 * (max_mappings() + 100) * page;
+    char *own = eat_mappings(max_mappings() + 100, &eaten);
+    int r = memsnap_view_take_snapshot(v, 0, &t);
+    munmap(own, own_size);
+    for (size_t p = 0; p < 40; p++) {
+        bool hidden = (p >= 10 && p < 20) || (p >= 23 && p < 31);
+        bool can = can_look(ends[1], bytes(v) + p * page);
+        if (hidden || r == 0)
+            g_assert_cmpint(can, ==, !hidden);
+    }
+    memsnap_snapshot_unref(t);
+    memsnap_view_unref(v);
+    memsnap_snapshot_unref(s);
+    close(ends[0]);
+    close(ends[1]);
+}
+
+static bool limit_is_in_reach(void)
+{
+    if (on_valgrind() || on_sanitizer())
+        test_skip("needs all mappings for itself");
+    else if (max_mappings() == 0 || max_mappings() > 300000)
+        test_skip("the system's limit of mappings is unknown, or too high to reach");
+    else
+        return true;
+    return false;
+}
+
+static void test_parked_at_the_limit(void)
+{
+    if (!limit_is_in_reach())
+        return;
+    if (config_is("heap"))
+        test_skip("views of heap memory that lie side by side are one mapping");
+    else if (can_recycle())
+        child_run(parked_at_the_limit, NULL);
+    else
+        test_skip("nothing tells whether a mapping is as it was");
+}
+
+static void test_protected_at_the_limit(void)
+{
+    if (limit_is_in_reach())
+        child_run(protected_at_the_limit, NULL);
+}
+
 static void test_fragmented(void)
 {
     if (on_valgrind()) {
@@ -341,15 +434,8 @@ static void test_fragmented(void)
 
 static void test_no_mappings(void)
 {
-    if (on_valgrind() || on_sanitizer()) {
-        test_skip("needs all mappings for itself");
-        return;
-    }
-    if (max_mappings() == 0 || max_mappings() > 300000) {
-        test_skip("the system's limit of mappings is unknown, or too high to reach");
-        return;
-    }
-    child_run(no_mappings, NULL);
+    if (limit_is_in_reach())
+        child_run(no_mappings, NULL);
 }
 
 /* ---- memory ---------------------------------------------------------------------------------- */
@@ -609,6 +695,8 @@ int main(int argc, char **argv)
     test_add("closed-from-behind", test_closed_from_behind, 0);
     test_add("fragmented", test_fragmented, 0);
     test_add("no-mappings", test_no_mappings, TEST_PLAIN);
+    test_add("parked-at-the-limit", test_parked_at_the_limit, 0);
+    test_add("protected-at-the-limit", test_protected_at_the_limit, 0);
     test_add("address-space", test_address_space, TEST_PLAIN);
     test_add("data-size", test_data_size, TEST_PLAIN);
     test_add("file-size", test_file_size, 0);

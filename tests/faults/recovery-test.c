@@ -496,6 +496,73 @@ static void test_protected_after_looks(void)
     memsnap_snapshot_unref(s);
 }
 
+enum { HIDDEN = 3, READABLE = 5, HIDDEN_TOO = 9, FREE = 12 };
+
+static int wanted_access(size_t p)
+{
+    if (p >= READABLE && p < HIDDEN_TOO)
+        return MEMSNAP_ACCESS_READ;
+    return p >= HIDDEN && p < FREE ? 0 : MEMSNAP_ACCESS_READ | MEMSNAP_ACCESS_WRITE;
+}
+
+static int look_or_take(memsnap_view *v, int which)
+{
+    struct memsnap_range r;
+    memsnap_snapshot *t = NULL;
+    size_t cursor = 0;
+    if (which == 0) {
+        int n = memsnap_view_dirty(v, &cursor, &r, 1);
+        return n < 0 ? n : 0;
+    }
+    int e = memsnap_view_take_snapshot(v, 0, &t);
+    memsnap_snapshot_unref(t);
+    return e;
+}
+
+/* One protection that cannot be changed, at each place: the call says so, and no page is more
+ * accessible than it was; or all are as they were. */
+static bool protections_hold(memsnap_view *v, int which, size_t n)
+{
+    assert_ok(memsnap_view_restore(v));
+    assert_ok(memsnap_view_protect(v, HIDDEN * page, (READABLE - HIDDEN) * page, 0));
+    assert_ok(memsnap_view_protect(v, READABLE * page, (HIDDEN_TOO - READABLE) * page,
+                                   MEMSNAP_ACCESS_READ));
+    assert_ok(memsnap_view_protect(v, HIDDEN_TOO * page, (FREE - HIDDEN_TOO) * page, 0));
+    fault_arm(FAULT_BIT(FAULT_PROTECT), n, 1, -EMLINK);
+    int e = look_or_take(v, which);
+    bool fired = fault_fired() > 0;
+    fault_disarm();
+    for (size_t p = 0; p < 20; p++) {
+        int now = access_of(bytes(v) + p * page);
+        g_assert_cmpint(now & ~wanted_access(p), ==, 0);
+        if (e == 0)
+            g_assert_cmpint(now, ==, wanted_access(p));
+    }
+    assert_ok(memsnap_view_restore(v));
+    for (size_t p = 0; p < 20; p++)
+        bytes(v)[p * page] ^= 1;
+    return fired;
+}
+
+static void test_never_more_accessible(void)
+{
+    memsnap_snapshot *s = snap_pattern(20 * page, 1);
+    for (int mutable = 0; mutable < 2; mutable ++) {
+        for (int which = 0; which < 2; which++) {
+            for (size_t n = 0, more = 1; more; n++) {
+                /* a new one each time: the first take of a mutable view freezes it */
+                memsnap_snapshot *c = snap_clone(s);
+                memsnap_view *v = mutable ? view_mut(c) : view(c);
+                more = protections_hold(v, which, n);
+                protections_hold(v, which, n);
+                memsnap_view_unref(v);
+                memsnap_snapshot_unref(c);
+            }
+        }
+    }
+    memsnap_snapshot_unref(s);
+}
+
 int main(int argc, char **argv)
 {
     test_init(&argc, &argv);
@@ -509,6 +576,7 @@ int main(int argc, char **argv)
     test_add("no-huge-pages-now", test_no_huge_pages_now, 0);
     test_add("not-inherited-after-all", test_not_inherited_after_all, 0);
     test_add("protected-after-looks", test_protected_after_looks, 0);
+    test_add("never-more-accessible", test_never_more_accessible, 0);
     test_add("protected-in-part", test_protected_in_part, 0);
     return g_test_run();
 }
