@@ -418,7 +418,9 @@ int memsnap_snapshot_set_recycling(memsnap_snapshot *s, unsigned max_views);
 /* * Make all pages readable without a page fault. Copies nothing: the first store to a page still
  * faults. */
 #define MEMSNAP_VIEW_PREFAULT (1u << 1)
-/** Leave the view out of core dumps, where the system can do that. */
+/* * Leave the view out of core dumps, where the system can do that. What snapshots have stored in
+ * memory objects is in them as part of views only; what they keep in the program's heap
+ * (images of at most sixteen pages, and anything with MEMSNAP_NO_FD) is. */
 #define MEMSNAP_VIEW_NODUMP (1u << 2)
 /** memsnap_snapshot_view_at() only: open the mutable view. */
 #define MEMSNAP_VIEW_MUTABLE (1u << 3)

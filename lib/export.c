@@ -64,7 +64,10 @@ static int seal_in_place(struct pool *pool, struct chunk *c, size_t size)
         return e;
     if (now != size || !retire(pool, s))
         return -ENOTSUP;
-    return ms_os->object_seal(&s->object, c->segment->window, (size_t)c->segment->len);
+    e = ms_os->object_seal(&s->object, c->segment->window, (size_t)c->segment->len);
+    if (c->segment->window) /* may be another mapping now */
+        ms_os->advise(c->segment->window, (size_t)c->segment->len, OS_NODUMP);
+    return e;
 }
 
 static int share_in_place(memsnap_snapshot *s, const struct image *i, int *fd)
@@ -119,6 +122,7 @@ static int copy_huge(const struct image *i, const struct os_object *to, size_t w
         return e;
     /* in a child it would keep the object from being sealed */
     ms_os->advise(window, whole, OS_NOFORK);
+    ms_os->advise(window, whole, OS_NODUMP);
     for (size_t at = 0; at < pages && e == 0; at = r.first + r.pages) {
         ms_image_run(i, at, pages, &r);
         if (r.chunk)

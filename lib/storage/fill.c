@@ -43,8 +43,10 @@ static int open_huge_window(struct chunk *c, size_t size, size_t len, char **win
     int e = ms_os->object_grow(o, c->offset + size);
     if (e == 0)
         e = ms_os->map_over(o, c->offset, g->window + from, len, OS_SHARED_WRITE);
-    if (e == 0)
+    if (e == 0) {
         *window = g->window + from;
+        ms_os->advise(*window, len, OS_NODUMP);
+    }
     return e;
 }
 

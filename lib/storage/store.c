@@ -115,14 +115,17 @@ static size_t window_alignment(uint64_t len)
     return huge && len >= huge ? huge : ms_os->page_size();
 }
 
-/* Windows are a convenience: without one (too many mappings, no address space) bytes are read
+/* What views show is in core dumps with them, unless they are kept out: so windows always are.
+ * They are a convenience: without one (too many mappings, no address space) bytes are read
  * instead. */
 static void segment_map_window(struct segment *g, const struct os_object *o)
 {
     void *p;
     if (ms_os->map_new(o, g->offset, (size_t)g->len, window_alignment(g->len), OS_SHARED_READ,
-                       &p) == 0)
+                       &p) == 0) {
+        ms_os->advise(p, (size_t)g->len, OS_NODUMP);
         g->window = p;
+    }
 }
 
 static struct segment *segment_new(uint64_t offset, uint64_t len)
@@ -209,6 +212,7 @@ static int heap_allocate(struct chunk *c)
         if (e < 0)
             return e;
         ms_os->advise(p, len, OS_HUGE);
+        ms_os->advise(p, len, OS_NODUMP); /* as windows */
     }
     c->window = p;
     return 0;
