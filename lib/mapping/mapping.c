@@ -349,6 +349,7 @@ int ms_mapping_open(struct mapping *m, struct image *i, size_t size, unsigned fl
     struct plan plan;
     plan_begin(&plan);
     describe(m, size, flags);
+    m->fixed = at != NULL;
     if (m->pages && !at)
         m->extent += ms_os->page_size();
     int e = plan_make(&plan, i, flags);
@@ -372,6 +373,7 @@ int ms_mapping_open_shared(struct mapping *m, struct chunk *c, struct image *i, 
 {
     void *address;
     describe(m, size, flags);
+    m->fixed = at != NULL;
     int e = ms_chunk_prepare_shared(c);
     if (e < 0)
         return e;

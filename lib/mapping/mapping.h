@@ -34,6 +34,7 @@ struct mapping {
     size_t extent;
     unsigned flags; /* MEMSNAP_VIEW_* it was opened with */
     bool no_fork;   /* a leased writer: not in a forked child */
+    bool fixed;     /* the caller chose the address, and wants it back when the view is closed */
     /* stores are noticed: what ms_os->written() does not report equals base */
     bool tracked;
     /* an exchange failed half way; restoring mends it, nothing may be taken until then */

@@ -289,8 +289,8 @@ static int thaw_part(struct thaw *t, bool live)
         e = prepare_images(t);
     if (e == 0)
         e = live ? exchange_blocked(t) : exchange(t, NULL);
-    ms_mapping_reprotect(m);
-    return e;
+    int protected = ms_mapping_reprotect(m);
+    return e < 0 ? e : protected;
 }
 
 /* ---- a step ---------------------------------------------------------------------------------- */

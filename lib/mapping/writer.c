@@ -434,6 +434,9 @@ void ms_writer_release(struct current *c)
         int e = ms_os->advise(w->mapping.address, w->mapping.extent, OS_FORK);
         /* then a child knows at least that it has not got it */
         w->mapping.no_fork = e < 0 && e != -ENOTSUP;
+        /* where that fails the address stays taken until somebody needs the image */
+        if (w->mapping.fixed)
+            ms_writer_bring_up_to_date(c, false, SIZE_MAX);
         return;
     }
     leave_mapping(c);

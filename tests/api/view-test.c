@@ -2,6 +2,7 @@
  * recycling. */
 #include "config.h"
 
+#include <stdio.h>
 #include <sys/mman.h>
 #include <unistd.h>
 
@@ -958,6 +959,32 @@ static void test_view_at_refused(void)
 }
 
 /* An image with pointers into itself, loaded again where it was. */
+/* A mutable view that the library went on keeping would hold the address. */
+static void test_view_at_mutable_again(void)
+{
+    size_t size = 20 * page;
+    char *at = free_address(size);
+    memsnap_snapshot *s = snap_zero(size);
+    memsnap_view *v = NULL;
+    for (int takes = 0; takes < 3; takes++) {
+        memsnap_snapshot *t = NULL;
+        assert_ok(memsnap_snapshot_view_at(s, at, MEMSNAP_VIEW_MUTABLE, &v));
+        at[5] = (char)takes;
+        for (int i = 0; i < takes; i++) {
+            memsnap_snapshot_unref(t);
+            t = take(v);
+            at[6] = (char)(10 * takes + i);
+        }
+        memsnap_view_unref(v);
+        assert_ok(memsnap_snapshot_view_at(s, at, 0, &v));
+        g_assert_cmpint(at[5], ==, takes);
+        g_assert_cmpint(at[6], ==, takes ? 11 * takes - 1 : 0);
+        memsnap_view_unref(v);
+        memsnap_snapshot_unref(t);
+    }
+    memsnap_snapshot_unref(s);
+}
+
 static void test_view_at_pointers(void)
 {
     struct node {
@@ -984,6 +1011,100 @@ static void test_view_at_pointers(void)
     g_assert_cmpuint(n, ==, 20);
     memsnap_view_unref(v);
     memsnap_snapshot_unref(t);
+}
+
+/* ---- core dumps ------------------------------------------------------------------------------ */
+
+static const char secret[] = "what is in no core dump"; /* but here, once */
+
+/* How often the secret is in mappings that a core dump would have: private ones that were written
+ * to, and nameless shared ones. Those of the program and its libraries are left out. */
+static size_t dumped(void)
+{
+    char line[4096];
+    unsigned long from = 0, to = 0, a, b, inode = 0, n;
+    char mode[8] = "", now[8];
+    size_t found = 0;
+    FILE *f = fopen("/proc/self/smaps", "r");
+    while (f && fgets(line, sizeof line, f)) {
+        if (sscanf(line, "%lx-%lx %7s %*x %*s %lu", &a, &b, now, &n) == 4) {
+            from = a;
+            to = b;
+            inode = n;
+            memcpy(mode, now, sizeof mode);
+            if (inode && !strstr(line, "memfd:memsnap"))
+                mode[0] = '-';
+        } else if (g_str_has_prefix(line, "VmFlags:") && !strstr(line, " dd") && mode[0] == 'r' &&
+                   !strstr(line, " pf")) {
+            const char *at = (const char *)from, *end = (const char *)to;
+            while ((at = memmem(at, (size_t)(end - at), secret, sizeof secret)) != NULL) {
+                found++;
+                at++;
+            }
+        }
+    }
+    if (f)
+        fclose(f);
+    return found;
+}
+
+static void put_secret(memsnap_view *v)
+{
+    for (size_t p = 0; p < 100; p += 3)
+        memcpy(bytes(v) + p * page + 8, secret, sizeof secret);
+}
+
+static memsnap_view *hidden_view(memsnap_snapshot *s, bool mutable)
+{
+    memsnap_view *v = NULL;
+    if (mutable)
+        assert_ok(memsnap_snapshot_view_mut(s, MEMSNAP_VIEW_NODUMP, &v));
+    else
+        assert_ok(memsnap_snapshot_view(s, MEMSNAP_VIEW_NODUMP, &v));
+    return v;
+}
+
+/* What is stored in such a view, taken from it and viewed again is kept out, whichever way the
+ * bytes went. */
+static void test_nodump(void)
+{
+    if (!config_is("linux")) {
+        test_skip("memory is kept out of core dumps with memfds only");
+        return;
+    }
+    if (on_sanitizer() || on_valgrind()) {
+        test_skip("memory is the checker's");
+        return;
+    }
+    size_t before = dumped();
+    for (int mutable = 0; mutable < 2; mutable ++) {
+        for (int huge = 0; huge < 2; huge++) {
+            memsnap_snapshot *s = snap_zero(huge ? 4 * MIB : 100 * page);
+            memsnap_view *v = hidden_view(s, mutable);
+            put_secret(v);
+            memsnap_snapshot *t = take(v);
+            put_secret(v);
+            memsnap_snapshot *u = take(v);
+            g_assert_cmpuint(dumped(), ==, before);
+            memsnap_view *w = hidden_view(u, true), *x = hidden_view(t, false);
+            assert_ok(memsnap_view_restore_to(x, s));
+            assert_ok(memsnap_view_restore_to(x, u));
+            put_secret(w);
+            memsnap_snapshot_unref(take(w));
+            put_secret(w);
+            int fd = -1;
+            if (memsnap_snapshot_export_fd(u, &fd) == 0)
+                close(fd);
+            g_assert_cmpuint(dumped(), ==, before);
+            memsnap_view_unref(w);
+            memsnap_view_unref(x);
+            memsnap_view_unref(v);
+            g_assert_cmpuint(dumped(), ==, before);
+            memsnap_snapshot_unref(u);
+            memsnap_snapshot_unref(t);
+            memsnap_snapshot_unref(s);
+        }
+    }
 }
 
 /* ---- recycling ------------------------------------------------------------------------------- */
@@ -1249,6 +1370,8 @@ int main(int argc, char **argv)
     test_add("flush-refused", test_flush_refused, 0);
     test_add("view-at", test_view_at, 0);
     test_add("view-at-refused", test_view_at_refused, 0);
+    test_add("view-at-mutable-again", test_view_at_mutable_again, TEST_SOURCES);
+    test_add("nodump", test_nodump, 0);
     test_add("view-at-pointers", test_view_at_pointers, 0);
     test_add("recycling-count", test_recycling_count, 0);
     test_add("take-after-take", test_take_after_take, TEST_SOURCES);
