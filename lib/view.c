@@ -277,8 +277,7 @@ static int take_ordinary(struct memsnap_view *v, bool atomic, struct image **out
     if (e == 0) {
         /* What is taken next is compared with this: two takes share what did not change in
          * between. */
-        ms_image_unref(m->last_taken);
-        m->last_taken = ms_image_ref(*out);
+        ms_image_remember(&m->last_taken, *out);
     }
     ms_unlock(&v->lock);
     return e;

@@ -32,6 +32,16 @@ static inline void ms_ref_get(refcount *r)
     ms_ref_add(r, 1);
 }
 
+/* False if the last one is gone. */
+static inline bool ms_ref_try_get(refcount *r)
+{
+    size_t n = atomic_load_explicit(r, memory_order_relaxed);
+    while (n && !atomic_compare_exchange_weak_explicit(r, &n, n + 1, memory_order_acquire,
+                                                       memory_order_relaxed))
+        continue;
+    return n != 0;
+}
+
 /* Gives a reference back. True if it was the last one: the caller destroys the object. */
 static inline bool ms_ref_put(refcount *r)
 {

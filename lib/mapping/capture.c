@@ -132,13 +132,10 @@ static int capture_dirty(struct image_builder *c, struct mapping *m, size_t firs
     return e;
 }
 
-int ms_capture(struct mapping *m, size_t first, struct pool *pool,
-               const struct os_write_block *block, struct image **out)
+static int capture_since(struct image *reference, struct mapping *m, size_t first,
+                         struct pool *pool, const struct os_write_block *block, struct image **out)
 {
-    struct image *reference = m->last_taken ? m->last_taken : m->base;
     struct image_builder c = {.pool = pool};
-    if (m->torn)
-        return -EIO;
     int e = ms_image_edit_begin(&c.edit, reference);
     if (e < 0)
         return e;
@@ -151,6 +148,17 @@ int ms_capture(struct mapping *m, size_t first, struct pool *pool,
         e = e < 0 ? e : protected;
     }
     return finish(&c, e, out);
+}
+
+int ms_capture(struct mapping *m, size_t first, struct pool *pool,
+               const struct os_write_block *block, struct image **out)
+{
+    if (m->torn)
+        return -EIO;
+    struct image *last = ms_image_recall(&m->last_taken);
+    int e = capture_since(last ? last : m->base, m, first, pool, block, out);
+    ms_image_unref(last);
+    return e;
 }
 
 /* ---- from a file ----------------------------------------------------------------------------- */

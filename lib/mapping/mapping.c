@@ -405,7 +405,7 @@ int ms_mapping_open_shared(struct mapping *m, struct chunk *c, struct image *i, 
 
 void ms_mapping_forget(struct mapping *m)
 {
-    ms_image_unref(m->last_taken);
+    ms_image_remember(&m->last_taken, NULL);
     ms_image_unref(m->base);
     ms_image_unref(m->mapped);
     ms_protections_free(&m->protections);
@@ -429,7 +429,7 @@ bool ms_mapping_is_intact(const struct mapping *m)
 
 size_t ms_mapping_references(const struct mapping *m, const struct image *i)
 {
-    return (size_t)(m->mapped == i) + (m->base == i) + (m->last_taken == i);
+    return (size_t)(m->mapped == i) + (size_t)(m->base == i);
 }
 
 void ms_mapping_set_base(struct mapping *m, struct image *i)
@@ -437,8 +437,7 @@ void ms_mapping_set_base(struct mapping *m, struct image *i)
     struct image *old = m->base;
     m->base = ms_image_ref(i);
     ms_image_unref(old);
-    ms_image_unref(m->last_taken);
-    m->last_taken = NULL;
+    ms_image_remember(&m->last_taken, NULL);
 }
 
 /* ---- exchanging ------------------------------------------------------------------------------ */

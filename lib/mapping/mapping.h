@@ -2,8 +2,8 @@
  *
  * Three images describe it. `mapped` is what the kernel shows where there is no private page:
  * short runs are copied in, not mapped, so it may differ from what was opened. `base` is what
- * the bytes equalled when last synchronised. `last_taken` is the image last taken from it, or
- * NULL.
+ * the bytes equalled when last synchronised. `last_taken` is the image last taken from it, as
+ * long as anybody else has it.
  *
  * Invariant: a page that is not private shows `mapped`, whatever base and last_taken hold there.
  * It need not show the base: the holder may have dropped a page that was copied in. So what
@@ -39,7 +39,8 @@ struct mapping {
     bool tracked;
     /* an exchange failed half way; restoring mends it, nothing may be taken until then */
     bool torn;
-    struct image *mapped, *base, *last_taken;
+    struct image *mapped, *base;
+    struct weak_image last_taken; /* kept by those who took it only */
     struct protections protections;
     /* How the working set of restores behaves (restore.c). */
     /* pages that are private because `mapped` does not show base there: dropping them gains
@@ -108,7 +109,7 @@ int ms_mapping_renew_protections(struct mapping *m);
 int ms_mapping_track(struct mapping *m);
 void ms_mapping_untrack(struct mapping *m);
 
-/* base := i, latest := NULL; takes references. */
+/* base := i, and last_taken is forgotten; takes a reference. */
 void ms_mapping_set_base(struct mapping *m, struct image *i);
 
 static inline char *ms_page_address(const struct mapping *m, size_t page)

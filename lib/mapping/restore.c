@@ -234,8 +234,7 @@ int ms_restore(struct mapping *m)
     if (e < 0)
         return e;
     m->restores++;
-    ms_image_unref(m->last_taken);
-    m->last_taken = NULL;
+    ms_image_remember(&m->last_taken, NULL);
     if (m->torn) {
         m->resident_private = 0;
         return ms_mapping_exchange(m, m->base); /* nothing is known of what is there */

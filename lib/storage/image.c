@@ -169,6 +169,7 @@ static int image_new(size_t pages, struct slot root, struct image **out)
     if (!i)
         return -ENOMEM;
     ms_ref_init(&i->refs);
+    ms_ref_init(&i->remembered);
     i->pages = pages;
     i->height = height_for(pages);
     i->root = root;
@@ -194,6 +195,12 @@ struct image *ms_image_ref(struct image *i)
     return i;
 }
 
+static void image_forget(struct image *i)
+{
+    if (ms_ref_put(&i->remembered))
+        ms_os->free(i);
+}
+
 void ms_image_unref(struct image *i)
 {
     if (!i || !ms_ref_put(&i->refs))
@@ -201,7 +208,22 @@ void ms_image_unref(struct image *i)
     struct reclaim r = {0};
     slot_drop(&i->root, &r);
     ms_reclaim_flush(&r);
-    ms_os->free(i);
+    image_forget(i);
+}
+
+void ms_image_remember(struct weak_image *w, struct image *i)
+{
+    struct image *before = w->image;
+    if (i)
+        ms_ref_get(&i->remembered);
+    w->image = i;
+    if (before)
+        image_forget(before);
+}
+
+struct image *ms_image_recall(const struct weak_image *w)
+{
+    return w->image && ms_ref_try_get(&w->image->refs) ? w->image : NULL;
 }
 
 size_t ms_image_pages(const struct image *i)
@@ -558,7 +580,8 @@ bool ms_image_is_exclusive(const struct image *i, struct chunk **chunk)
     const struct slot *root = &i->root;
     if (is_node(root) || !root->chunk || root->page != 0)
         return false;
-    if (ms_ref_count(&i->refs) != 1 || ms_chunk_refs(root->chunk) != 1)
+    if (ms_ref_count(&i->refs) != 1 || ms_ref_count(&i->remembered) != 1 ||
+        ms_chunk_refs(root->chunk) != 1)
         return false;
     *chunk = root->chunk;
     return true;

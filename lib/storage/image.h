@@ -32,6 +32,15 @@ struct image *ms_image_ref(struct image *i);
 void ms_image_unref(struct image *i); /* NULL allowed */
 size_t ms_image_pages(const struct image *i);
 
+/* Remembers an image and keeps none of its pages. Zero-initialised: none. */
+struct weak_image {
+    struct image *image; /* not to be looked into */
+};
+/* Remembers i in place of what it was; NULL: none. */
+void ms_image_remember(struct weak_image *w, struct image *i);
+/* A reference to the image; NULL: it is gone, or there was none. */
+struct image *ms_image_recall(const struct weak_image *w);
+
 /* The run that begins at `page`, cut at `limit` (page < limit). It is as long as it can be: what
  * follows is another chunk, other pages of the same chunk, or the limit. run->chunk is borrowed
  * from the image. */

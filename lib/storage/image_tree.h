@@ -68,6 +68,7 @@ struct node {
 
 struct image {
     refcount refs;
+    refcount remembered; /* by weak references, and once more while there are others */
     size_t pages;
     unsigned height; /* levels of nodes that there can be: 64^height >= pages */
     struct slot root;

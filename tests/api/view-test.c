@@ -1013,6 +1013,38 @@ static void test_view_at_pointers(void)
     memsnap_snapshot_unref(t);
 }
 
+/* ---- memory ---------------------------------------------------------------------------------- */
+
+/* What was taken is kept by those who hold it, not by the view that it was taken from; and while
+ * somebody does, the next take shares it. */
+static void test_taken_and_freed(void)
+{
+    size_t size = 16 * MIB;
+    if (on_valgrind() || !(config.os->caps & OS_CAP_PUNCH) || config_is("heap")) {
+        test_skip("free space cannot be given back to the system");
+        return;
+    }
+    memsnap_snapshot *s = snap_pattern(size, 1);
+    memsnap_view *v = view(s);
+    size_t before = object_bytes();
+    for (int round = 0; round < 3; round++) {
+        fill(bytes(v), 12 * MIB, (uint64_t)round + 2);
+        memsnap_snapshot *t = take(v);
+        g_assert_cmpuint(object_bytes(), >=, before + 12 * MIB);
+        memsnap_snapshot *u = take(v);
+        g_assert_cmpuint(snap_stats(u).exclusive_bytes, ==, 0);
+        memsnap_snapshot_unref(t);
+        assert_content(u, bytes(v), size);
+        memsnap_snapshot_unref(u);
+        g_assert_cmpuint(object_bytes(), <, before + 8 * MIB);
+        u = take(v);
+        assert_content(u, bytes(v), size);
+        memsnap_snapshot_unref(u);
+    }
+    memsnap_view_unref(v);
+    memsnap_snapshot_unref(s);
+}
+
 /* ---- core dumps ------------------------------------------------------------------------------ */
 
 static const char secret[] = "what is in no core dump"; /* but here, once */
@@ -1371,6 +1403,7 @@ int main(int argc, char **argv)
     test_add("view-at", test_view_at, 0);
     test_add("view-at-refused", test_view_at_refused, 0);
     test_add("view-at-mutable-again", test_view_at_mutable_again, TEST_SOURCES);
+    test_add("taken-and-freed", test_taken_and_freed, TEST_SOURCES);
     test_add("nodump", test_nodump, 0);
     test_add("view-at-pointers", test_view_at_pointers, 0);
     test_add("recycling-count", test_recycling_count, 0);

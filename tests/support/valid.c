@@ -162,13 +162,15 @@ static void check_image(const struct image *i)
 
 static void check_mapping(const struct mapping *m)
 {
-    const struct image *images[] = {m->mapped, m->base, m->last_taken};
+    struct image *last = ms_image_recall(&m->last_taken);
+    const struct image *images[] = {m->mapped, m->base, last};
     for (size_t i = 0; i < G_N_ELEMENTS(images); i++) {
         if (!images[i])
             continue;
         g_assert_cmpuint(ms_image_pages(images[i]), ==, m->pages);
         check_image(images[i]);
     }
+    ms_image_unref(last);
 }
 
 /* The image's pages [0, pages) are those of the chunk, each at its place. */

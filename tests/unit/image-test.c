@@ -291,6 +291,33 @@ static void test_collapse(void)
     }
 }
 
+/* Whoever remembers an image keeps none of its chunks, and finds it for as long as others have it.
+ * Meanwhile it is not exclusive: it may be found any time. */
+static void test_remembered(void)
+{
+    struct chunk *c = chunk_new(10), *owned = NULL;
+    struct image *i = NULL;
+    struct weak_image a = {NULL}, b = {NULL};
+    g_assert_cmpint(ms_image_of_chunk(c, 10, &i), ==, 0);
+    chunk_release(c);
+    g_assert_null(ms_image_recall(&a));
+    ms_image_remember(&a, i);
+    ms_image_remember(&b, i);
+    g_assert_true(ms_image_recall(&a) == i);
+    ms_image_unref(i);
+    g_assert_false(ms_image_is_exclusive(i, &owned));
+    ms_image_remember(&b, NULL);
+    g_assert_false(ms_image_is_exclusive(i, &owned));
+    ms_image_remember(&a, NULL);
+    g_assert_true(ms_image_is_exclusive(i, &owned));
+    ms_image_remember(&a, i);
+    ms_image_unref(i);
+    g_assert_cmpuint(live_chunks, ==, 0);
+    g_assert_null(ms_image_recall(&a));
+    ms_image_remember(&a, NULL);
+    assert_nothing_left();
+}
+
 static void test_exclusive(void)
 {
     struct chunk *c = chunk_new(40), *owned = NULL;
@@ -1218,6 +1245,7 @@ int main(int argc, char **argv)
     g_test_add_func("/image/extremes", test_extremes);
     g_test_add_func("/image/collapse", test_collapse);
     g_test_add_func("/image/exclusive", test_exclusive);
+    g_test_add_func("/image/remembered", test_remembered);
     g_test_add_func("/image/usage", test_usage);
     g_test_add_func("/image/block", test_block);
     g_test_add_func("/image/block-fills-slot", test_block_fills_slot);
