@@ -31,7 +31,7 @@ texts=$(IFS=$newline; echo "$*")
 
 # Those that a mutation does not name come after those that it does; each is given this many
 # seconds. The one about swapped pages is run where swap space can be made.
-programs="image bytes store writer distrust api compat mutable thaw pinned view delta export file save os-file os-lock os-memory os-object os-pagemap os-track os-write-block crash cost recovery model fault thread limit fork missing signal"
+programs="image bytes store writer distrust api compat mutable thaw pinned view holder delta export file save os-file os-lock os-memory os-object os-pagemap os-track os-write-block crash cost recovery model fault thread limit fork missing signal"
 [ -z "$quick" ] || programs=
 seconds=180
 
@@ -188,8 +188,9 @@ mutate "nodes of different rests differ in their slots only" storage/image.c '/^
 mutate "slots of the second node only do not count" storage/image.c '/^static children_mask may_differ/,/^}/s/(is_node(b) ? b->node->own : 0)/0/' image
 mutate "the rest counts once for each child" storage/image.c '/^static int inventory_take/,/^}/s/exclusive \&\& has_own(n, i)/exclusive/' image
 mutate "the rest does not count" storage/image.c '/^static int inventory_take/,/^}/s/inventory_rest(.*);/(void)n;/' image
-mutate "a chunk that others refer to counts as exclusive" storage/image.c 's/ms_ref_count(&i->refs) != 1 || ms_chunk_refs(root->chunk) != 1/ms_ref_count(\&i->refs) != 1/' "image mutable"
-mutate "an image that others refer to counts as exclusive" storage/image.c 's/ms_ref_count(&i->refs) != 1 || ms_chunk_refs(root->chunk) != 1/ms_chunk_refs(root->chunk) != 1/' "image mutable"
+mutate "a chunk that others refer to counts as exclusive" storage/image.c '/^bool ms_image_is_exclusive/,/^}/s/ms_chunk_refs(root->chunk) != 1/false/' "image mutable"
+mutate "an image that others refer to counts as exclusive" storage/image.c '/^bool ms_image_is_exclusive/,/^}/s/ms_ref_count(&i->refs) != 1/false/' "image mutable"
+mutate "an image that others remember counts as exclusive" storage/image.c '/^bool ms_image_is_exclusive/,/^}/s/ms_ref_count(&i->remembered) != 1/false/' "image"
 mutate "a difference ends one page early" storage/image.c '/^bool ms_image_differs/,/^}/s/\*pages = d.end - d.first;/*pages = d.end - d.first > 1 ? d.end - d.first - 1 : 1;/' image
 mutate "shared nodes count as this image's own" storage/image.c '/^static int inventory_take/,/^}/s/exclusive = exclusive .*;//' image
 mutate "a child whose first page changed is mapped in pieces" mapping/mapping.c 's/open = from_start(r, shortest);/open = r;/' cost
@@ -229,9 +230,14 @@ mutate "the self-test of the pagemap is skipped" os/pagemap.c 's/return is_hones
 mutate "the self-test believes any answer" os/pagemap.c 's/return answer == TEST_PATTERN ? HONEST : USELESS;/return HONEST;/' distrust
 mutate "a child asks its parent's pagemap" os/descriptors.c 's/if (f->process != ms_process_generation() ||/if (/' "os-pagemap fork"
 mutate "more regions are asked for than the kernel counts right" os/pagemap.c 's/REGIONS = 96, ENTRIES/REGIONS = 2048, ENTRIES/;s/max - n < REGIONS ? max - n : REGIONS/REGIONS/' "os-pagemap view"
+mutate "guards are pages like others" os/pagemap.c 's/(r->categories & PAGE_IS_GUARD) != 0/false/' holder
+mutate "guards in the pagemap file are pages like others" os/pagemap.c 's/(entries\[i\] & ENTRY_GUARDED) != 0/false/' holder
+mutate "a part of a mapping counts as one" os/pagemap.c 's/ && (uintptr_t)addr + len <= q.vma_end//' holder
 mutate "a scan forgets the last run of each call" os/pagemap.c '/^static bool add_run/,/^}/s/if (\*n == max)/if (*n + 1 == max)/' "os-pagemap view"
 mutate "all of the last page counts" mapping/dirty.c 's/return page + 1 == m->pages ? m->size - page \* ps : ps;/return m ? ps + 0 * page : 0;/' "view mutable"
-mutate "a candidate is dirty without a comparison" mapping/dirty.c '/^int ms_dirty_next/,/^}/s/if (!ms_bytes_equal(.*)/if (bytes || true)/' view
+mutate "a candidate is dirty without a comparison" mapping/dirty.c '/^static int compare/,/^}/s/return !ms_bytes_equal(now, .*/return now || expected;/' view
+mutate "a page that the holder dropped counts as the base" mapping/dirty.c '/^static bool find_shown/,/^}/s/d->scan.written || //;/^static bool find_shown/,/^}/s/!ms_image_differs/true || !ms_image_differs/' holder
+mutate "guards are not looked for where nothing tells" mapping/dirty.c '/^static bool is_guarded/,/^}/s/return .*/return at > end_of_memory(len);/;s/^static bool is_guarded/static uintptr_t end_of_memory(size_t len)\n{\n    return UINTPTR_MAX - len;\n}\n\n&/' holder
 mutate "a run is read from its beginning" mapping/dirty.c 's/r->run.chunk_page + page - r->run.first, 1/r->run.chunk_page, 1/' view
 mutate "equality ends one byte early" base/bytes.c '/^INLINE bool is_equal/,/^}/s/at < len;/at + 1 < len;/' bytes
 mutate "equality looks at half a block" base/bytes.c 's/add_difference(&sum, a, b, 3 \* VECTOR);//' bytes
@@ -240,27 +246,31 @@ mutate "equality ends one byte early where there is no AVX2" base/bytes.c '/^boo
 
 # ---- collecting ---------------------------------------------------------------------------------
 
-mutate "a take ignores the take before" mapping/capture.c 's/= m->last_taken ? m->last_taken : m->base;/= m->base;/' view
+mutate "a take ignores the take before" mapping/capture.c 's/capture_since(last ? last : m->base,/capture_since(m->base,/' view
+mutate "a view keeps what was last taken" mapping/capture.c '/^int ms_capture(/,/^}/s/ms_image_unref(last);//' view
 mutate "zero pages are stored" mapping/capture.c '/^static int capture_page/,/^}/s/if (ms_bytes_equal(data, NULL, bytes))/if (!data)/' view
 mutate "pages written back to the base are stored" mapping/capture.c '/^static int capture_page/,/^}/s/if (ms_bytes_equal(data, old, bytes))/if (!data)/' view
-mutate "protected pages are looked at as they are" mapping/capture.c '/^int ms_capture/,/^}/s/e = ms_mapping_make_readable(m);/e = 0;/' "view mutable"
+mutate "protected pages are looked at as they are" mapping/capture.c '/^static int capture_since/,/^}/s/e = ms_mapping_make_readable(m);/e = 0;/' "view mutable"
+mutate "protected pages are like their neighbours meanwhile" mapping/mapping.c '/^int ms_mapping_make_readable/,/^}/s/p->access | OS_ACCESS_LOOK/MEMSNAP_ACCESS_READ/' limit
+mutate "protections that cannot be put back are none" mapping/mapping.c '/^static int put_back/,/^}/s/hide(m);/(void)hide;/' recovery
 mutate "protections are not put back after a take" mapping/capture.c 's/ms_mapping_reprotect(m);//' recovery
 mutate "a torn mapping is taken" mapping/capture.c 's/if (m->torn)/if (!m)/' recovery
 mutate "neighbours in the view count as neighbours in the image" mapping/capture.c 's/c->first + c->pages == page && c->data + c->bytes == data/c->first + c->pages <= page/' view
-mutate "the last batch stays unwritten" mapping/capture.c '/^static int finish/,/^}/s/e = ms_batch_flush(&c->batch);/e = 0;/' view
+mutate "the last batch stays unwritten" mapping/capture.c '/^static int store_rest/,/^}/s/return e < 0 ? e : ms_batch_flush(&c->batch);/return e;/' view
 
 # ---- mapping ------------------------------------------------------------------------------------
 
 mutate "a freeze maps shared again" mapping/mapping.c '/^int ms_mapping_freeze/,/^}/s/OS_PRIVATE/OS_SHARED_WRITE/' mutable
 mutate "a failed freeze does not put the shared mapping back" mapping/mapping.c '/^static int map_chunk/,/^}/s/ms_os->map_over(.*else_how) == 0/false/' recovery
-mutate "a freeze forgets the protections" mapping/mapping.c '/^static int map_chunk/,/^}/s/put_protections_back_between(.*);//' "crash mutable"
 mutate "a freeze forgets that children must not inherit" mapping/mapping.c '/^static int map_chunk/,/^}/s/renew_advice_of(.*);//' crash
-mutate "a new base keeps the old takes" mapping/mapping.c '/^void ms_mapping_set_base/,/^}/s/m->last_taken = NULL;/m->last_taken = ms_image_ref(old);/' "view model"
+mutate "a freeze forgets the protections" mapping/writer.c 's/e = ms_mapping_renew_protections(&w->mapping);/e = 0;/' "crash mutable recovery"
+mutate "a mutable view holds its address" mapping/writer.c 's/if (w->mapping.fixed)/if (false)/' view
+mutate "a new base keeps the old takes" mapping/mapping.c '/^void ms_mapping_set_base/,/^}/s/ms_image_remember(&m->last_taken, NULL);//' "view model"
 mutate "what is not mapped is not copied in" mapping/mapping.c '/^static int finish_open/,/^}/s/copy_where_differs(m, m->base, 0, m->pages)/0/' view
 mutate "an exchange copies nothing in" mapping/mapping.c '/^int ms_mapping_exchange/,/^}/s/e = copy_where_differs(m, i, 0, m->pages);/e = 0;/' view
 mutate "an exchange cut short is not known to be" mapping/mapping.c '/^static int exchange_in_steps/,/^}/s/m->torn = true;//' recovery
 mutate "a cut exchange keeps what it had mapped before" mapping/mapping.c '/^static int exchange_in_steps/,/^}/{s/ms_image_unref(m->mapped);//;s/m->mapped = ms_image_ref(mapped);/(void)mapped;/;}' recovery
-mutate "a protection that came in part stays" mapping/mapping.c '/^int ms_mapping_protect/,/^}/s/put_protections_back(m);//' recovery
+mutate "a protection that came in part stays" mapping/mapping.c '/^int ms_mapping_protect/,/^}/s/ms_mapping_renew_protections(m);//' recovery
 mutate "a view takes any number of mappings" mapping/mapping.h 's/#define MS_MAX_MAPPINGS 1024/#define MS_MAX_MAPPINGS 1000000/' "view limit"
 mutate "views are mapped shared" mapping/mapping.c '/^static int open_planned/,/^}/s/OS_PRIVATE/OS_SHARED_WRITE/' view
 mutate "the writer is mapped private" mapping/mapping.c '/^int ms_mapping_open_shared/,/^}/s/OS_SHARED_WRITE/OS_PRIVATE/' mutable
@@ -276,20 +286,25 @@ mutate "pages that may not be private are copied without a look" mapping/restore
 mutate "clean pages do not make the next ones be looked at" mapping/restore.c '/^static bool is_worth_a_look/,/^}/s/p->clean || //' view
 mutate "no page is looked at again after many dirty ones" mapping/restore.c '/^static bool is_worth_a_look/,/^}/s/ || p->dirty % SAMPLE == 0//' view
 mutate "the first block that differs is all that is restored" mapping/restore.c '/^static bool put_page/,/^}/s/bytes + at, ps - at)/bytes + at, BLOCK)/' view
-mutate "a restore keeps the old takes" mapping/restore.c '/^int ms_restore(/,/^}/{s/ms_image_unref(m->last_taken);//;s/m->last_taken = NULL;//;}' "view model"
-mutate "restore_to copies dirty pages only" mapping/restore.c '/^static int copy_to/,/^}/s/, .differences = d}/}; (void)d/' view
-mutate "restore_to leaves what differs behind the last candidate" mapping/restore.c '/^static int copy_back/,/^}/s/e = copy_differences(p, p->m->pages);/e = 0;/' view
-mutate "restore_to leaves the rest of a run that a candidate lies in" mapping/restore.c '/^static int copy_differences/,/^}/s/find_next_difference(p) && p->first < limit)/find_next_difference(p) \&\& p->end <= limit)/' "view model"
-mutate "restore_to forgets differences beyond the runs it keeps" mapping/restore.c '/^static bool find_next_difference/,/^}/s/d->more && //;/^static bool find_next_difference/,/^}/s/} else if (ms_image_differs/} else if (!d \&\& ms_image_differs/' "view model"
+mutate "a restore keeps the old takes" mapping/restore.c '/^int ms_restore(/,/^}/s/ms_image_remember(&m->last_taken, NULL);//' "view model"
+mutate "restore_to copies dirty pages only" mapping/restore.c '/^static int copy_where_mapped_differs/,/^}/s/p->done < limit/p->done < limit \&\& false/' view
+mutate "restore_to leaves what differs behind the last candidate" mapping/restore.c '/^static int copy_back/,/^}/s/e = copy_where_mapped_differs(p, p->m->pages);/e = 0;/' view
+mutate "memory that was given back is taken for restored" mapping/restore.c '/^static int pass_over/,/^}/s/keep_from_being_freed(p, page);/(void)keep_from_being_freed;/' holder
+mutate "guards outlive a restore" mapping/restore.c '/^static int bring_run/,/^}/s/unguard(p->m, run->first, run->pages)/0/' holder
 mutate "restore_to keeps the protections" mapping/restore.c '/^int ms_restore_to/,/^}/s/int e = ms_mapping_unprotect(m);/int e = 0;/' view
 mutate "a restore that failed half way is called done" mapping/restore.c "/^int ms_restore(/,/^}/s/if (e == 0 || m->torn)/if (e == 0)/" recovery
-mutate "a recycled view is not restored" view.c 's/ || restore_ordinary(m) < 0)/)/' view
+mutate "a recycled view is not restored" view.c 's/ || ms_restore(m) < 0)/)/' view
+mutate "a view that its holder changed is parked" view.c 's/ || !ms_mapping_is_intact(m)//' holder
+mutate "a recycled view faults" view.c '/^static int wake/,/^}/s/MEMSNAP_VIEW_PREFAULT ?/0 ?/' cost
 mutate "a recycled view keeps any number of pages" view.c 's/m->resident_private > MAX_PARKED_PAGES/m->resident_private > SIZE_MAX - 1/' view
-mutate "a parked view is opened with other flags" recycler.c 's/ && l->first->mapping.flags == flags//' view
-mutate "views of another image are parked" recycler.c '/^bool ms_recycler_put/,/^}/s/l->image == v->mapping.base && //' store
-mutate "views of another image are taken from the recycler" recycler.c '/^struct memsnap_view \*ms_recycler_get/,/^}/s/ && l->image == i//' store
-mutate "one view too many is parked" recycler.c '/^bool ms_recycler_put/,/^}/s/l->n < l->limit/l->n <= l->limit/' store
-mutate "the recycler is not locked" recycler.c '/^struct memsnap_view \*ms_recycler_get/,/^}/{s/ms_lock(&l->lock);//;s/ms_unlock(&l->lock);//;}' thread
+mutate "a parked view is opened with other flags" mapping/recycler.c 's/ && (\*at)->mapping.flags != flags//' store
+mutate "views of another image are parked" mapping/recycler.c '/^bool ms_recycler_put/,/^}/s/l->image == p->mapping.base && //' store
+mutate "views of another image are taken from the recycler" mapping/recycler.c '/^struct parked \*ms_recycler_get/,/^}/s/l->image == i ? \*at : NULL/*at/' store
+mutate "one view too many is parked" mapping/recycler.c '/^bool ms_recycler_put/,/^}/s/detach(l, l->limit)/detach(l, l->limit + 1)/' store
+mutate "the newest is evicted" mapping/recycler.c '/^static struct parked \*detach/,/^}/s/i < keep/i < keep \&\& keep != l->n - 1/' store
+mutate "a process parks any number" mapping/recycler.c 's/^#define MAX_PARKED 1024/#define MAX_PARKED 1000000/' store
+mutate "nothing gives way at the limit" mapping/recycler.c '/^bool ms_make_room/,/^}/s/evict(true)/(0 \&\& evict(true))/' "store limit"
+mutate "the recycler is not locked" mapping/recycler.c '/^struct parked \*ms_recycler_get/,/^}/{s/ms_lock(&l->lock);//;s/ms_unlock(&l->lock);//;}' thread
 
 # ---- the writer ---------------------------------------------------------------------------------
 
