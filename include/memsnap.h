@@ -393,8 +393,10 @@ int memsnap_snapshot_diff(memsnap_snapshot *a, memsnap_snapshot *b, size_t *curs
  *
  * A view that is closed is restored and kept, so that the next memsnap_snapshot_view() takes it
  * without a system call. The default is 8. Waiting views cost address space, mappings, and the
- * memory of the pages that were written in them (within a limit). Their content never reaches
- * the next holder.
+ * memory of the pages that were written in them (within a limit; for the whole process 1,024
+ * views and 64 MiB). They give way when a call finds no memory or no mapping left. Nothing that
+ * one holder did to a view reaches the next: a view of which the system does not tell that its
+ * mapping is as it was (Linux before 6.11, images mapped in several runs) is unmapped instead.
  *
  * \param       s           A snapshot \param       max_views   How many, at the most. Those that
  * are too many are unmapped by this call; 0 turns
