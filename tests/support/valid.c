@@ -160,8 +160,27 @@ static void check_image(const struct image *i)
 
 /* ---- snapshots, views ------------------------------------------------------------------------ */
 
+/* In order, inside, none like the default, and no two that could be one. */
+static void check_protections(const struct mapping *m)
+{
+    const struct protections *p = &m->protections;
+    g_assert_cmpuint(p->n, <=, p->capacity);
+    for (size_t k = 0; k < p->n; k++) {
+        const struct protection *a = &p->v[k], *b = a + 1;
+        g_assert_cmpuint(a->pages, >, 0);
+        g_assert_cmpuint(a->first + a->pages, <=, m->pages);
+        g_assert_cmpint(a->access, !=, MEMSNAP_ACCESS_READ | MEMSNAP_ACCESS_WRITE);
+        if (k + 1 < p->n) {
+            g_assert_cmpuint(a->first + a->pages, <=, b->first);
+            g_assert_true(a->first + a->pages < b->first || a->access != b->access);
+        }
+    }
+}
+
+/* The caller holds the lock of whoever the mapping belongs to. */
 static void check_mapping(const struct mapping *m)
 {
+    size_t ps = ms_os->page_size();
     struct image *last = ms_image_recall(&m->last_taken);
     const struct image *images[] = {m->mapped, m->base, last};
     for (size_t i = 0; i < G_N_ELEMENTS(images); i++) {
@@ -171,6 +190,13 @@ static void check_mapping(const struct mapping *m)
         check_image(images[i]);
     }
     ms_image_unref(last);
+    g_assert_true(m->address && m->mapped && m->base);
+    g_assert_cmpuint((uintptr_t)m->address % ps, ==, 0);
+    g_assert_cmpuint(m->pages, ==, m->size / ps + (m->size % ps != 0));
+    g_assert_cmpuint(m->length, ==, MAX(m->pages, 1) * ps);
+    g_assert_true(m->extent == m->length || (m->extent == m->length + ps && !m->fixed));
+    g_assert_cmpuint(m->mappings, >, 0);
+    check_protections(m);
 }
 
 /* The image's pages [0, pages) are those of the chunk, each at its place. */
