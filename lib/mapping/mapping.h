@@ -69,10 +69,10 @@ void ms_mapping_forget(struct mapping *m);
 /* Exchanges the shared mapping of the chunk's first pages for a private one, atomically. On
  * failure it is still shared. If it succeeds protections are to be put back. */
 int ms_mapping_freeze(struct mapping *m, struct chunk *c, size_t pages);
-/* Exchanges the private mapping of some pages for a shared one of the same pages of a chunk, which
- * hold the same bytes already. Private pages are dropped. On failure it is as before, or a private
- * one of the chunk (*refers: it shows the chunk's pages, also after success). If it succeeds protections
- * are to be put back. */
+/* Exchanges the private mapping of some pages for a shared one of the same pages of a chunk,
+ * which hold the same bytes already. Private pages are dropped. On failure it is as before, or a
+ * private one of the chunk (*refers: it shows the chunk's pages, also after success). If it
+ * succeeds protections are to be put back. */
 int ms_mapping_share(struct mapping *m, struct chunk *c, size_t first, size_t pages, bool *refers);
 /* Maps another image at the same address; afterwards no private page is left but those copied
  * in. On failure nothing has changed, or the mapping is torn. */

@@ -366,7 +366,7 @@ mutate "a lost owner may gain" os/atomic_file.c '/^static mode_t kept_mode/,/^}/
 mutate "where links are refused nothing is saved" os/atomic_file.c '/^static int copy_to_named/,/^}/s/int e = ms_file_size(file, &size);/int e = -EACCES;/' save
 mutate "only the plain temporary name is removed" os/atomic_file.c 's/if (p->crowded)/if (!p)/' save
 mutate "live files are replaced" os/live_files.c 's/    return found;/    return false;/' save
-mutate "a live file stays one" writer.c 's/ms_live_file_remove(&w->live);//' save
+mutate "a live file stays one" mapping/writer.c 's/ms_live_file_remove(&w->live);//' save
 mutate "a failed save leaves its temporary file" os/atomic_file.c '/^void ms_save_abandon/,/^}/s/remove_temporary(s->place);//' save
 mutate "another file under the descriptor's number is believed" os/descriptors.c 's/if ((uint64_t)st->st_dev != o->dev .*/if (!o)/' "limit os-object"
 mutate "the limit of file sizes is met the hard way" os/common.c 's/return end > limit.rlim_cur ? -EFBIG : 0;/return 0;/' "limit os-object"
@@ -384,7 +384,7 @@ mutate "a write block never makes the kernel wait" os/write_block.c 's/int fd = 
 mutate "a full directory is good enough for a temporary file" os/files.c 's/const uint64_t enough = 64 << 20;/const uint64_t enough = 1;/' system
 mutate "a sealed size is the one from before" file.c 's/ && now >= size;/;/' system
 mutate "load_delta is a cancellation point" delta.c '/^int memsnap_snapshot_load_delta/,/^}/s/int before = ms_uncancellable();/int before = 0;/' system
-mutate "the tail of a live file shows" writer.c 's/^        clear_file_tail(s);/        (void)clear_file_tail;/' system
+mutate "the tail of a live file shows" mapping/writer.c 's/^        clear_file_tail(c);/        (void)clear_file_tail;/' system
 mutate "holes become heap memory" storage/fill.c 's/return c->store->kind == STORE_HEAP ||/return/' file
 mutate "memory that is not there is asked for" storage/fill.c 's/return size > ms_os->memory_left() ? -ENOMEM : 0;/return 0;/' system
 mutate "heap pages are handed out where huge ones are required" storage/fill.c 's/if (flags \& MEMSNAP_HUGE_REQUIRE \&\& c->store->kind == STORE_HEAP)/if (!c)/' system
