@@ -529,6 +529,45 @@ static void test_shared_file(void)
     g_free(path);
 }
 
+/* Without privileges there is userfaultfd for user mode only, and maybe no pagemap. */
+static void as_nobody(void *arg)
+{
+    const uid_t nobody = 65534;
+    size_t size = 5 * MIB + 7;
+    struct rng rng = {8};
+    (void)arg;
+    if (setgid(nobody) < 0 || setuid(nobody) < 0) {
+        test_skip("cannot become nobody");
+        return;
+    }
+    unsigned char *model = pattern(size, 1);
+    memsnap_snapshot *s = snap(model, size);
+    memsnap_view *m = view_mut(s);
+    memsnap_snapshot_unref(take(m));
+    store(m, model, &rng, 8);
+    if (memsnap_view_thaw(m, MEMSNAP_THAW_LIVE, 1) < 0) {
+        test_skip("threads cannot be stopped without privileges");
+    } else {
+        store(m, model, &rng, 8);
+        assert_ok(memsnap_view_thaw(m, MEMSNAP_THAW_LIVE, SIZE_MAX));
+        assert_direct(m, model);
+    }
+    memsnap_view_unref(m);
+    assert_content(s, model, size);
+    memsnap_snapshot_unref(s);
+    g_free(model);
+}
+
+static void test_unprivileged(void)
+{
+    if (cannot_thaw())
+        return;
+    if (geteuid() != 0)
+        as_nobody(NULL);
+    else
+        child_run(as_nobody, NULL);
+}
+
 /* Tracking and thawing take turns. */
 static void test_tracked(void)
 {
@@ -574,6 +613,7 @@ int main(int argc, char **argv)
     test_add("huge-mapping", test_huge_mapping, 0);
     test_add("arguments", test_arguments, 0);
     test_add("shared-file", test_shared_file, 0);
+    test_add("unprivileged", test_unprivileged, 0);
     test_add("tracked", test_tracked, TEST_SOURCES);
     return g_test_run();
 }
