@@ -398,6 +398,41 @@ static void test_usage(void)
     assert_nothing_left();
 }
 
+/* What an image and its parent have in common is theirs alone when both count, and share no node. */
+static void test_usage_together(void)
+{
+    enum { PAGES = FANOUT * FANOUT };
+    const size_t holders[] = {1, 1};
+    struct image_usage u;
+    struct chunk *c = chunk_new(PAGES), *d = chunk_new(4);
+    struct image *root = NULL, *copy = NULL;
+    g_assert_cmpint(ms_image_of_chunk(c, PAGES, &root), ==, 0);
+    struct image *parent = image_with(root, (struct run){100, 2, d, 0});
+    struct image *child = image_with(parent, (struct run){2000, 2, d, 2});
+    ms_image_unref(root);
+    chunk_release(d);
+
+    const struct image *both[] = {parent, child};
+    g_assert_cmpint(ms_images_usage(both, holders, 2, &u), ==, 0);
+    g_assert_cmpuint(u.exclusive_pages, <, u.stored_pages); /* somebody still holds c */
+    chunk_release(c);
+    g_assert_cmpint(ms_images_usage(both, holders, 2, &u), ==, 0);
+    g_assert_cmpuint(u.exclusive_pages, <, u.stored_pages); /* a node is shared */
+    g_assert_cmpint(ms_image_copy(parent, &copy), ==, 0);
+    size_t first, n;
+    g_assert_false(ms_image_differs(parent, copy, 0, PAGES, &first, &n));
+    ms_image_unref(parent);
+    both[0] = copy;
+    g_assert_cmpint(ms_images_usage(both, holders, 2, &u), ==, 0);
+    g_assert_cmpuint(u.stored_pages, ==, PAGES + 4);
+    g_assert_cmpuint(u.exclusive_pages, ==, u.stored_pages);
+    g_assert_cmpint(ms_image_usage(child, 1, &u), ==, 0);
+    g_assert_cmpuint(u.exclusive_pages, <, u.stored_pages);
+    ms_image_unref(copy);
+    ms_image_unref(child);
+    assert_nothing_left();
+}
+
 static size_t block_by_definition(size_t page, size_t pages)
 {
     size_t best = page % SMALL_BLOCK || pages < SMALL_BLOCK
@@ -1246,6 +1281,7 @@ int main(int argc, char **argv)
     g_test_add_func("/image/collapse", test_collapse);
     g_test_add_func("/image/exclusive", test_exclusive);
     g_test_add_func("/image/remembered", test_remembered);
+    g_test_add_func("/image/usage-together", test_usage_together);
     g_test_add_func("/image/usage", test_usage);
     g_test_add_func("/image/block", test_block);
     g_test_add_func("/image/block-fills-slot", test_block_fills_slot);
