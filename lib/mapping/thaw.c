@@ -26,7 +26,7 @@ enum { MANY_PRIVATE = 128, PARTS = 4 };
 struct thaw {
     struct current *c;
     struct chunk *to;
-    bool fresh;                    /* `to` reads as zeros from page `first` on */
+    bool fresh;                    /* `to` is zero from page `first` on, but for private pages */
     size_t block_first, block_end; /* pages of the block */
     size_t first, end;             /* the part of it that is thawed in one step: all, as a rule */
     struct image *image;           /* what the image will be: the part refers to `to` */
@@ -408,8 +408,6 @@ int ms_thaw_step(struct current *c, bool live, size_t *passed)
         e = thaw_part(&t, live);
     if (e == 0)
         move_on(&t);
-    else
-        c->writer.fresh = false; /* some of it may be there */
     *passed = (t.end - t.first) * ms_os->page_size();
     end_part(&t);
     return e < 0 ? e : c->writer.state == WRITER_THAWING;

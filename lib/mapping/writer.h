@@ -48,7 +48,7 @@ struct writer {
      * too. FILE: the file, owned. */
     struct chunk *chunk;
     size_t thawed;            /* THAWING: pages before this one are mapped shared; else 0 */
-    bool fresh;               /* THAWING: the chunk's other pages are zero */
+    bool fresh;               /* THAWING: the chunk's other pages are zero, but for private ones */
     struct os_live_file live; /* FILE: the same file */
 };
 

@@ -191,6 +191,62 @@ static void test_shared_before(void)
     }
 }
 
+/* What is mapped and the image have most of their tree in common. */
+static void test_fragmented(void)
+{
+    const size_t size = 2000 * page;
+    if (cannot_thaw())
+        return;
+    unsigned char *model = pattern(size, 1);
+    memsnap_snapshot *root = snap(model, size);
+    memsnap_view *v = view(root);
+    for (size_t p = 100; p < 400; p += 40) {
+        fill(model + p * page, 10 * page, p);
+        memcpy(bytes(v) + p * page, model + p * page, 10 * page);
+    }
+    memsnap_snapshot *s = take(v);
+    memsnap_view *m = view_mut(s); /* a shadow: others share the pages */
+    bytes(m)[1900 * page] = model[1900 * page] = 1;
+    memsnap_snapshot_unref(take(m));
+    memsnap_view_unref(v);
+    memsnap_snapshot_unref(root);
+    thaw_all(m, live());
+    assert_same(bytes(m), model, size);
+    assert_direct(m, model);
+    memsnap_view_unref(m);
+    memsnap_snapshot_unref(s);
+    g_free(model);
+}
+
+/* What is stored behind the end is in no image. */
+static void test_tail(void)
+{
+    struct rng rng = {9};
+    if (cannot_thaw())
+        return;
+    for (size_t i = 0; i < N_SIZES; i++) {
+        size_t size = sizes[i], rest = round_up(size) - size;
+        unsigned char *model = pattern(size, i);
+        memsnap_snapshot *s = snap(model, size);
+        memsnap_view *m = view_mut(s);
+        for (int round = 0; round < 3; round++) {
+            memset(bytes(m) + size, 0xEE, rest);
+            memsnap_snapshot_unref(take(m));
+            store(m, model, &rng, 3);
+            model[size - 1] = bytes(m)[size - 1] = (unsigned char)round;
+            memset(bytes(m) + size, 0xEE, rest);
+            thaw_all(m, round & 1 ? live() : 0);
+            assert_same(bytes(m), model, size);
+            memset(bytes(m) + size, 0xEE, rest);
+            assert_direct(m, model); /* looks at the tail of a view, too */
+        }
+        memsnap_view_unref(m);
+        assert_content(s, model, size);
+        memsnap_snapshot_unref(s);
+        g_free(model);
+    }
+}
+
 /* What was exported is sealed: the view moves to pages of its own. */
 static void test_exported(void)
 {
@@ -606,6 +662,8 @@ int main(int argc, char **argv)
     test_add("direct-again", test_direct_again, TEST_SOURCES);
     test_add("busy", test_busy, TEST_SOURCES);
     test_add("shared-before", test_shared_before, TEST_SOURCES);
+    test_add("fragmented", test_fragmented, TEST_SOURCES);
+    test_add("tail", test_tail, TEST_SOURCES);
     test_add("exported", test_exported, TEST_SOURCES);
     test_add("in-the-middle", test_in_the_middle, 0);
     test_add("memory", test_memory, 0);

@@ -338,10 +338,8 @@ mutate "what changed behind the copying is lost" mapping/thaw.c '/^static int ex
 mutate "what was captured of a block is lost" mapping/thaw.c '/^static int copy_ahead/,/^}/s/int e = ms_consolidate(.*);/int e = 0;/' thaw
 mutate "a thawed block is not the base" mapping/thaw.c '/^static void commit/,/^}/s/ms_mapping_set_base(m, t->image);//' "thaw model"
 mutate "a thawed part is handed out without being frozen" mapping/writer.c '/^static int capture_shadow/,/^}/s/e = ms_writer_freeze_thawed(c);/e = 0;/' thaw
-mutate "the thawed part is captured, too" mapping/writer.c '/^static int capture_mapping/,/^}/s/w->thawed, c->pool/0 * w->thawed, c->pool/' writers
 mutate "a rollback forgets that a part is shared" mapping/writer.c '/^int ms_writer_restore_to/,/^}/s/? ms_writer_freeze_thawed(c)/? 0/' thaw
 mutate "the tail of a thawed writer is not cleared" mapping/thaw.c '/^static void move_on/,/^}/s/w->tail_dirty = .*;//' thaw
-mutate "a chunk that is half written counts as zero" mapping/thaw.c '/^int ms_thaw_step/,/^}/s/c->writer.fresh = false;.*/(void)c;/' "fault thaw"
 mutate "thawing makes small pages of huge ones" mapping/thaw.c '/^static bool wants_huge/,/^}/s/return ms_os->caps/return !t \&\& ms_os->caps/' thaw
 mutate "mapped and image share nodes when they are counted" mapping/thaw.c '/^int ms_thaw_begin/,/^}/s/if (m->mapped != c->image)/if (!m)/' thaw
 mutate "parts of a block keep it in small pages" mapping/thaw.c '/^static void move_on/,/^}/s/ms_mapping_renew(.*);/(void)0;/' thaw

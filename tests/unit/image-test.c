@@ -398,7 +398,7 @@ static void test_usage(void)
     assert_nothing_left();
 }
 
-/* What an image and its parent have in common is theirs alone when both count, and share no node. */
+/* What two images have in common is theirs alone when both count and share no node. */
 static void test_usage_together(void)
 {
     enum { PAGES = FANOUT * FANOUT };
