@@ -73,7 +73,7 @@ void test_add(const char *name, void (*body)(void), unsigned how)
 
 size_t config_list(struct config *list, size_t max)
 {
-    size_t n = least(max, G_N_ELEMENTS(configs));
+    size_t n = ms_min(max, G_N_ELEMENTS(configs));
     memcpy(list, configs, n * sizeof list[0]);
     return n;
 }
