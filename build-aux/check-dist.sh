@@ -24,11 +24,12 @@ result()        # TEXT: failed if there are lines in $work/wrong
 }
 
 
-# What the documents name: paths that begin with a directory of the project. NAME and the like stand for something.
+# What the documents name: paths that begin with a directory of the project. NAME and the like, and what ends in a dash (before a
+# wildcard), stand for something.
 named()
 {
     grep -ohE '(^|[^A-Za-z0-9_./-])(doc|tests|lib|include|build-aux|m4|\.ci)/[A-Za-z0-9_./-]+' README doc/[A-Z]* doc/*.txt |
-        sed 's/^[^.a-z]*//; s/[.:]*$//' | grep -v 'NAME' | sort -u
+        sed 's/^[^.a-z]*//; s/[.:]*$//' | grep -vE 'NAME|-$' | sort -u
 }
 
 failed=0
