@@ -182,6 +182,22 @@ void test_views()
        "a view at an address");
 }
 
+void test_thaw()
+{
+    memsnap::snapshot s = memsnap::snapshot::zeroed(size), taken;
+    memsnap::view v = s.view_mut();
+    chars(v)[0] = 'a';
+    taken = v.take();
+    chars(v)[0] = 'b';
+    ok(throws(EBUSY, "memsnap_view_thaw", [&] { v.thaw(); }),
+       "a snapshot taken keeps a view frozen");
+    taken.reset();
+    bool more = true;
+    while (more)
+        more = v.thaw(0, 1);
+    ok(!v.thaw() && first(s) == 'b', "thawed to the end, with all bytes");
+}
+
 /* Many runs: the search takes several calls of the C function. */
 void test_many_ranges()
 {
@@ -292,6 +308,7 @@ int main()
         test_handles();
         test_empty();
         test_views();
+        test_thaw();
         test_many_ranges();
         test_files(directory.name);
         test_descriptors();
