@@ -420,7 +420,7 @@ class view : public detail::view_handle
     {
         flush(0, size());
     }
-    /** memsnap_view_thaw(): stores go straight into the snapshot again; true: there is more to do. */
+    /** memsnap_view_thaw(): lets stores go straight into the snapshot. Is there more to do? */
     bool thaw(unsigned flags = 0, std::size_t max = static_cast<std::size_t>(-1)) const
     {
         return detail::check(::memsnap_view_thaw(get(), flags, max), "memsnap_view_thaw") != 0;

@@ -189,6 +189,10 @@ void test_thaw()
     chars(v)[0] = 'a';
     taken = v.take();
     chars(v)[0] = 'b';
+    if (throws(ENOTSUP, "memsnap_view_thaw", [&] { v.thaw(); })) {
+        std::printf("ok %d - thaw # SKIP stores cannot go into snapshots here\n", ++tests);
+        return;
+    }
     ok(throws(EBUSY, "memsnap_view_thaw", [&] { v.thaw(); }),
        "a snapshot taken keeps a view frozen");
     taken.reset();
