@@ -341,23 +341,38 @@ static int read_file(struct current *c, size_t offset, void *buf, size_t len)
     return e == 0 && now < c->size ? -EIO : e;
 }
 
-/* From the writer's memory, slice by slice, while it is open: nothing has to be captured for it. A
- * rollback between two slices would make bytes of two contents out of it: -EAGAIN. */
+/* *rollbacks: how many there were at the first slice. A rollback between two slices would make
+ * bytes of two contents out of it: -EAGAIN. */
+static int read_slice(struct current *c, size_t offset, char *to, size_t len, size_t *rollbacks)
+{
+    ms_lock(&c->look);
+    if (*rollbacks == SIZE_MAX)
+        *rollbacks = c->rollbacks;
+    int e = *rollbacks == c->rollbacks ? ms_writer_read(c, offset, to, len) : -EAGAIN;
+    ms_unlock(&c->look);
+    return e;
+}
+
+/* From the writer's memory, slice by slice, while it is open: nothing has to be captured for it.
+ * By way of a buffer, because the caller's may lie in a view where stores wait for the end of an
+ * atomic take, which waits for the lock. */
 static int read_live(struct current *c, size_t offset, char *buf, size_t len)
 {
-    size_t rollbacks = SIZE_MAX;
-    int e = 0;
-    for (size_t done = 0; done < len && e == 0; done += READ_SLICE) {
+    char small[512];
+    size_t slice = ms_min(len, READ_SLICE), rollbacks = SIZE_MAX, done = 0;
+    char *between = slice <= sizeof small ? small : ms_os->alloc(slice);
+    int e = between ? 0 : -ENOMEM;
+    while (done < len && e == 0) {
+        size_t n = ms_min(len - done, slice);
         if (done)
             enter_again(leave_for_long());
-        ms_lock(&c->look);
-        if (done == 0)
-            rollbacks = c->rollbacks;
-        e = rollbacks == c->rollbacks
-                ? ms_writer_read(c, offset + done, buf + done, ms_min(len - done, READ_SLICE))
-                : -EAGAIN;
-        ms_unlock(&c->look);
+        e = read_slice(c, offset + done, between, n, &rollbacks);
+        if (e == 0)
+            memcpy(buf + done, between, n);
+        done += n;
     }
+    if (between != small)
+        ms_os->free(between);
     return e;
 }
 

@@ -709,6 +709,57 @@ static void test_readers_do_not_wait(void)
     g_free(copy);
 }
 
+struct self_reader {
+    memsnap_snapshot *s;
+    memsnap_view *m;
+};
+
+static void *read_into_view(void *arg)
+{
+    struct self_reader *r = arg;
+    assert_ok(memsnap_snapshot_read(r->s, 0, bytes(r->m) + 5 * page, 100));
+    return NULL;
+}
+
+static void *take_at_once(void *arg)
+{
+    return by_atomic_take(NULL, arg);
+}
+
+/* A read into the view that is being taken waits for the take, which does not wait for the read. */
+static void test_read_into_view(void)
+{
+    const size_t size = 64 * page;
+    unsigned char *model = pattern(size, 1);
+    memsnap_snapshot *s = snap(model, size);
+    struct self_reader r = {s, view_mut(s)};
+    memsnap_snapshot_unref(take(r.m)); /* not direct any more */
+    bytes(r.m)[size - 1] = model[size - 1] = 9;
+    if (config_is("heap") || no_atomic_cuts(r.m)) {
+        test_skip("no take can be stopped half way here");
+    } else {
+        pthread_t taker, reader;
+        void *taken;
+        bytes(r.m)[size - 1] = model[size - 1] = 10;
+        halt_arm();
+        g_assert_cmpint(pthread_create(&taker, NULL, take_at_once, r.m), ==, 0);
+        halt_until_inside();
+        g_assert_cmpint(pthread_create(&reader, NULL, read_into_view, &r), ==, 0);
+        g_usleep(20000); /* it should be waiting by now; if not, nothing is tested */
+        halt_let_go();
+        pthread_join(taker, &taken); /* would never end */
+        pthread_join(reader, NULL);
+        ms_os = halt.inner;
+        assert_content(taken, model, size);
+        memsnap_snapshot_unref(taken);
+        memcpy(model + 5 * page, model, 100);
+        assert_same(bytes(r.m), model, size);
+    }
+    memsnap_view_unref(r.m);
+    memsnap_snapshot_unref(s);
+    g_free(model);
+}
+
 enum { LONG = 40 }; /* pages */
 
 static void *make_one(void *arg)
@@ -785,6 +836,7 @@ int main(int argc, char **argv)
     test_add("thaw-beside-others", test_thaw_beside_others, TEST_PLAIN);
     test_add("to-itself", test_to_itself, TEST_PLAIN);
     test_add("readers-do-not-wait", test_readers_do_not_wait, TEST_PLAIN);
+    test_add("read-into-view", test_read_into_view, TEST_PLAIN);
     test_add("fork-does-not-wait", test_fork_does_not_wait, TEST_PLAIN);
     return g_test_run();
 }

@@ -322,6 +322,7 @@ mutate "parked views keep a writer from being direct" snapshot.c '/^int ms_snaps
 mutate "an image that is exchanged has the tail of the one before" mapping/writer.c '/^void ms_current_set_image/,/^}/s/c->writer.tail_dirty = false;//' mutable
 mutate "closed writers collect free space for ever" view.c '/^static void lease_close/,/^}/s/ms_pool_trim(.*);//' mutable
 mutate "where space cannot be given back it is not used again" mapping/consolidate.c '/^int ms_new_own_chunk/,/^}/s/\*fresh = ms_os->caps .*;/*fresh = true;/' mutable
+mutate "a read stores to the caller's memory with a lock held" snapshot.c '/^static int read_live/,/^}/{s/offset + done, between, n/offset + done, buf + done, n/;s/memcpy(buf + done, between, n);/(void)0;/;}' writers
 mutate "a writer is captured to be read" mapping/writer.c '/^int ms_writer_read/,/^}/s/if (m->torn/if (m->address || m->torn/' mutable
 mutate "a read does not see what is private" mapping/writer.c '/^int ms_writer_read/,/^}/s/read_private(m, offset, to, len);/(void)read_private;/' mutable
 mutate "protected memory is read" mapping/writer.c '/^static bool is_readable/,/^}/s/return false;/return true;/' mutable
