@@ -247,7 +247,6 @@ static void commit(struct thaw *t)
     ms_current_set_image(c, t->image);
     ms_current_leave_image(c, m->mapped);
     m->mapped = t->mapped;
-    m->copied_in = COPIED_IN_UNKNOWN;
     t->image = t->mapped = NULL;
 }
 
@@ -339,6 +338,7 @@ static size_t private_pages(const struct thaw *t)
     size_t n = 0;
     ms_scan_begin(&scan, m, t->first, NULL);
     scan.end = (uintptr_t)ms_page_address(m, t->end);
+    scan.count_only = true; /* protections are in place */
     while (ms_scan_next(&scan, &run))
         n += run.guarded ? 0 : run.pages;
     return n;
