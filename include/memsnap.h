@@ -1020,14 +1020,16 @@ struct memsnap_view_stats {
     size_t copied_pages;
     /** How often the view was restored. A recycled view brings its counts along. */
     size_t restores;
-    /* * Pages that restoring copied back; where many had changed, a few that had not may be among
-     * them. */
+    /** Pages that restoring copied back. */
     size_t restored_pages;
-    /** How often restoring mapped anew rather than copied. */
+    /** How often restoring dropped all of the view's pages at once, or mapped them anew. */
     size_t remaps;
     /* * How modified pages are found: "pagemap-scan", "pagemap", "compare";
      * "write-protect" with MEMSNAP_VIEW_TRACK. Static. */
     const char *dirty_source;
+    /** Private pages that restoring dropped one by one or in runs, because it is cheaper to take a
+     * page fault for them than to keep them. */
+    size_t dropped_pages;
 };
 
 /* *

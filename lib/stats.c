@@ -111,6 +111,7 @@ static void view_stats(const struct mapping *m, struct memsnap_view_stats *t)
     t->restores = m->restores;
     t->restored_pages = m->restored_pages;
     t->remaps = m->remaps;
+    t->dropped_pages = m->dropped_pages;
     t->dirty_source = m->tracked ? "write-protect" : ms_scan_source(m);
 }
 

@@ -335,7 +335,6 @@ static int finish_open(struct mapping *m)
     int e = copy_where_differs(m, m->base, 0, m->pages);
     if (e < 0)
         return e;
-    m->copied_in = m->copied_pages;
     renew_advice(m);
     if (m->pages == 0)
         return ms_os->protect(m->address, m->length, MEMSNAP_ACCESS_NONE);
@@ -410,6 +409,7 @@ void ms_mapping_forget(struct mapping *m)
     ms_image_unref(m->mapped);
     ms_protections_free(&m->protections);
     ms_os->free(m->split);
+    ms_policy_free(&m->policy);
     *m = (struct mapping){0};
 }
 
@@ -574,7 +574,9 @@ int ms_mapping_exchange(struct mapping *m, struct image *i)
 
 int ms_mapping_drop(struct mapping *m, size_t first, size_t pages)
 {
-    return ms_os->discard(ms_page_address(m, first), pages * ms_os->page_size());
+    uintptr_t start = (uintptr_t)ms_page_address(m, first);
+    struct os_range range = {.start = start, .end = start + pages * ms_os->page_size()};
+    return ms_os->discard(&range, 1);
 }
 
 /* ---- protections ----------------------------------------------------------------------------- */

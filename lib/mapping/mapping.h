@@ -16,13 +16,12 @@
 #include "storage/image.h"
 #include "os/os.h"
 #include "mapping/protection.h"
+#include "mapping/restore_policy.h"
 
 struct pool;
 
 /* Mappings are a process-wide limit (65,530 by default): a view takes no more than this many. */
 #define MS_MAX_MAPPINGS 1024
-
-#define COPIED_IN_UNKNOWN SIZE_MAX
 
 struct mapping {
     char *address;
@@ -42,19 +41,13 @@ struct mapping {
     struct image *mapped, *base;
     struct weak_image last_taken; /* kept by those who took it only */
     struct protections protections;
-    /* How the working set of restores behaves (restore.c). */
-    /* pages that are private because `mapped` does not show base there: dropping them gains
-     * nothing; COPIED_IN_UNKNOWN: to be counted when needed */
-    size_t copied_in;
-    size_t resident_private; /* private pages that the last restore left */
-    unsigned wandering, drop_rounds, back_off;
-    /* the last restore met so many clean candidates that they are worth dropping */
-    bool many_clean;
+    size_t resident_private; /* private pages that the last restore left, at most */
+    struct restore_policy policy;
     /* Regions that scans have been made shorter in (split_huge.c). */
     uint64_t *split; /* a bit for each region; NULL: none yet */
     size_t region_count, restores_since_look, look_pause;
     /* Statistics. */
-    size_t mappings, copied_pages, restores, restored_pages, remaps;
+    size_t mappings, copied_pages, restores, restored_pages, dropped_pages, remaps;
 };
 
 /* Opens a private mapping of the image; at: there and nowhere else (-EEXIST), or NULL. */

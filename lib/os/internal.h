@@ -77,7 +77,8 @@ long long ms_number_in(const char *path);
 
 size_t ms_no_huge_pages(void);
 uint64_t ms_unknown_memory(void);
-int ms_cannot_discard(void *addr, size_t len);
+int ms_cannot_discard(const struct os_range *v, size_t n);
+int ms_cannot_collapse(void *addr, size_t len);
 size_t ms_no_bytes(const void *addr, size_t len);
 bool ms_cannot_tell(const void *addr, size_t len);
 int ms_cannot_punch(const struct os_object *o, uint64_t offset, uint64_t len);
@@ -161,7 +162,7 @@ int ms_open_userfaultfd_device(void);    /* by way of /dev/userfaultfd */
 /* madvise.c */
 size_t ms_huge_size(void);
 uint64_t ms_memory_left(void);
-int ms_linux_discard(void *addr, size_t len);
+int ms_linux_discard(const struct os_range *v, size_t n);
 int ms_linux_populate(void *addr, size_t len);
 int ms_linux_advise(void *addr, size_t len, enum os_advice advice);
 int ms_linux_collapse(void *addr, size_t len);

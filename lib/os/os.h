@@ -112,7 +112,9 @@ struct os {
                     enum os_share how);
     void (*unmap)(void *addr, size_t len);
     int (*protect)(void *addr, size_t len, int access); /* MEMSNAP_ACCESS_*, or OS_ACCESS_LOOK */
-    int (*discard)(void *addr, size_t len);             /* drops private pages; -ENOTSUP */
+    /* Drops the private pages of the ranges, in one call where the system can. After an error some
+     * may be dropped. -ENOTSUP. */
+    int (*discard)(const struct os_range *v, size_t n);
     /* readable without a fault afterwards; copies nothing */
     int (*populate)(void *addr, size_t len);
     int (*advise)(void *addr, size_t len, enum os_advice advice); /* -ENOTSUP where unknown */

@@ -15,11 +15,18 @@ uint64_t ms_unknown_memory(void)
     return UINT64_MAX;
 }
 
-int ms_cannot_discard(void *addr, size_t len)
+int ms_cannot_discard(const struct os_range *v, size_t n)
+{
+    (void)v;
+    (void)n;
+    return -ENOTSUP; /* POSIX lets madvise do nothing */
+}
+
+int ms_cannot_collapse(void *addr, size_t len)
 {
     (void)addr;
     (void)len;
-    return -ENOTSUP; /* POSIX lets madvise do nothing */
+    return -ENOTSUP;
 }
 
 size_t ms_no_bytes(const void *addr, size_t len)

@@ -26,15 +26,18 @@ static long faults(void)
     return u.ru_minflt;
 }
 
-/* Candidates are asked for once, whatever the number of sources tried. */
+/* Candidates are asked for once, whatever the number of sources tried. Now and then a restore also
+ * measures what is read. */
 static void test_recycled_open(void)
 {
+    size_t longer = 0;
     if (!can_recycle()) {
         test_skip("nothing tells whether a mapping is as it was");
         return;
     }
     memsnap_snapshot *s = snap_pattern(100 * page, 1);
     memsnap_view_unref(view(s));
+    memsnap_view_unref(view(s)); /* the second restore allocates what the policy remembers */
     for (int i = 0; i < 20; i++) {
         size_t before = operations(), allocations = fault_count(FAULT_ALLOC);
         memsnap_view *v = view(s);
@@ -44,9 +47,10 @@ static void test_recycled_open(void)
         size_t scans = fault_count(FAULT_CANDIDATES), looks = fault_count(FAULT_POPULATE);
         before = operations();
         memsnap_view_unref(v);
-        g_assert_cmpuint(operations() - before, ==,
-                         counted(FAULT_CANDIDATES, scans) + counted(FAULT_POPULATE, looks));
+        longer += operations() - before !=
+                  counted(FAULT_CANDIDATES, scans) + counted(FAULT_POPULATE, looks);
     }
+    g_assert_cmpuint(longer, <=, 1);
     memsnap_snapshot_unref(s);
 }
 
@@ -130,9 +134,10 @@ static void test_open_writer(void)
 }
 
 /* The same pages each round: after the first rounds there is nothing to fault in and nothing to
- * ask but the scan. */
+ * ask but the scan; now and then also what is read. */
 static void test_stable_restore(void)
 {
+    size_t longer = 0;
     memsnap_snapshot *s = snap_pattern(100 * page, 1);
     memsnap_view *v = view(s);
     for (int round = 0; round < 20; round++) {
@@ -142,11 +147,12 @@ static void test_stable_restore(void)
         size_t scans = fault_count(FAULT_CANDIDATES), looks = fault_count(FAULT_POPULATE);
         size_t before = operations();
         assert_ok(memsnap_view_restore(v));
-        g_assert_cmpuint(operations() - before, ==,
-                         counted(FAULT_CANDIDATES, scans) + counted(FAULT_POPULATE, looks));
+        longer += operations() - before !=
+                  counted(FAULT_CANDIDATES, scans) + counted(FAULT_POPULATE, looks);
         if (round > 2 && !on_valgrind() && !on_sanitizer())
             g_assert_cmpint(faults() - faults_before, ==, 0);
     }
+    g_assert_cmpuint(longer, <=, 2); /* the second round also allocates */
     memsnap_view_unref(v);
     memsnap_snapshot_unref(s);
 }

@@ -148,10 +148,10 @@ static int fault_protect(void *addr, size_t len, int access)
     return r < 0 ? r : inner->protect(addr, len, access);
 }
 
-static int fault_discard(void *addr, size_t len)
+static int fault_discard(const struct os_range *v, size_t n)
 {
     int r = strike(FAULT_DISCARD);
-    return r < 0 ? r : inner->discard(addr, len);
+    return r < 0 ? r : inner->discard(v, n);
 }
 
 static int fault_populate(void *addr, size_t len)

@@ -282,13 +282,15 @@ mutate "the rest of a range that is cut in two is lost" mapping/protection.c '/^
 # ---- restoring and recycling --------------------------------------------------------------------
 
 mutate "the last block of a page is not restored" mapping/restore.c '/^static bool put_page/,/^}/s/bytes + at, ps - at)/bytes + at, ps - at - BLOCK)/' view
-mutate "pages that may not be private are copied without a look" mapping/restore.c 's/p->private = !scan.all;/p->private = true;/' view
-mutate "clean pages do not make the next ones be looked at" mapping/restore.c '/^static bool is_worth_a_look/,/^}/s/p->clean || //' view
-mutate "no page is looked at again after many dirty ones" mapping/restore.c '/^static bool is_worth_a_look/,/^}/s/ || p->dirty % SAMPLE == 0//' view
+mutate "old pages are dropped although another image is mapped there" mapping/restore.c '/^static bool is_old/,/^}/s/shows_target(p, page, page + 1, &from, &pages)/(from = pages = 0, true)/' "view model"
+mutate "pages are dropped although another image is mapped there" mapping/restore.c '/^static int drop_run/,/^}/s/if (shows_target(p, first, end, &from, &pages))/if (p)/' "view model"
+mutate "old pages are never dropped" mapping/restore_policy.c '/^bool ms_policy_is_old/,/^}/s/> p->limit/> UINT32_MAX - 1/' restore-policy
+mutate "what is read does not matter to the policy" mapping/restore_policy.c 's/whole = WHOLE + READ_FAULT \* p->read_faults/whole = WHOLE/' restore-policy
+mutate "whole drops never ask again" mapping/restore_policy.c 's/++p->whole_rounds < WHOLE_ROUNDS/p->whole_rounds < WHOLE_ROUNDS/' restore-policy
 mutate "the first block that differs is all that is restored" mapping/restore.c '/^static bool put_page/,/^}/s/bytes + at, ps - at)/bytes + at, BLOCK)/' view
 mutate "a restore keeps the old takes" mapping/restore.c '/^int ms_restore(/,/^}/s/ms_image_remember(&m->last_taken, NULL);//' "view model"
 mutate "restore_to copies dirty pages only" mapping/restore.c '/^static int copy_where_mapped_differs/,/^}/s/p->done < limit/p->done < limit \&\& false/' view
-mutate "restore_to leaves what differs behind the last candidate" mapping/restore.c '/^static int copy_back/,/^}/s/e = copy_where_mapped_differs(p, p->m->pages);/e = 0;/' view
+mutate "restore_to leaves what differs behind the last candidate" mapping/restore.c '/^static int go_through/,/^}/s/e = copy_where_mapped_differs(p, p->m->pages);/e = 0;/' view
 mutate "memory that was given back is taken for restored" mapping/restore.c '/^static int pass_over/,/^}/s/keep_from_being_freed(p, page);/(void)keep_from_being_freed;/' holder
 mutate "guards outlive a restore" mapping/restore.c '/^static int bring_run/,/^}/s/unguard(p->m, run->first, run->pages)/0/' holder
 mutate "restore_to keeps the protections" mapping/restore.c '/^int ms_restore_to/,/^}/s/int e = ms_mapping_unprotect(m);/int e = 0;/' view
