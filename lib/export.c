@@ -42,14 +42,14 @@ static struct chunk *whole_store(const struct image *i)
 static bool retire(struct pool *p, struct store *s)
 {
     bool ours;
-    ms_lock(&p->lock);
+    ms_pool_lock(p);
     bool current = p->store == s;
     ours = ms_ref_count(&s->refs) == (current ? 2 : 1);
     if (ours && current) {
         p->store = NULL;
         ms_store_unref(s); /* the chunk's is left */
     }
-    ms_unlock(&p->lock);
+    ms_pool_unlock(p);
     return ours;
 }
 
@@ -175,8 +175,9 @@ static int copy_image(const memsnap_snapshot *s, const struct image *i, const st
  * lives. */
 #define WORTH_MOVING ((size_t)1 << 20)
 
-/* With the snapshot's locks held. Two references to the image: the snapshot's, and the caller's. */
+/* Two references to the image: the snapshot's, and the caller's. */
 static bool may_move(const memsnap_snapshot *s, const struct image *i)
+    MS_REQUIRES(ms_snapshot_locks)
 {
     struct image_usage u;
     if (s->current.image != i || s->current.writer.state != WRITER_NONE ||

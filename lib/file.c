@@ -159,10 +159,12 @@ static int shared_file(struct os_object *file, size_t size, size_t pages, unsign
     if (e == 0) {
         file->fd = -1;
         e = ms_snapshot_of_image(i, size, flags, pool, out);
-        if (e == 0)
+        if (e == 0) {
+            ms_current_is_unshared(&(*out)->current);
             ms_writer_set_file(&(*out)->current, c);
-        else
+        } else {
             ms_chunk_unref(c, &reclaim);
+        }
     }
     ms_image_unref(i);
     ms_reclaim_flush(&reclaim);

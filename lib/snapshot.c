@@ -156,7 +156,7 @@ int memsnap_snapshot_new_zeroed(size_t size, unsigned flags, memsnap_snapshot **
 /* ---- the current image ----------------------------------------------------------------------- */
 
 /* By turns: a thaw that goes from step to step would otherwise come first for ever. */
-void ms_snapshot_lock(struct memsnap_snapshot *s)
+void ms_snapshot_lock(struct memsnap_snapshot *s) MS_LOCKS
 {
     ms_lock(&s->turn);
     ms_lock(&s->lock);
@@ -167,9 +167,9 @@ void ms_snapshot_lock(struct memsnap_snapshot *s)
 /* Compared only, never looked into. */
 static const struct image *look_at_image(struct memsnap_snapshot *s)
 {
-    ms_lock(&s->current.look);
+    ms_current_look(&s->current);
     const struct image *i = s->current.image;
-    ms_unlock(&s->current.look);
+    ms_current_end_look(&s->current);
     return i;
 }
 
@@ -184,7 +184,7 @@ void ms_snapshot_tell_recycler(struct memsnap_snapshot *s)
     } while (now != told);
 }
 
-void ms_snapshot_unlock(struct memsnap_snapshot *s)
+void ms_snapshot_unlock(struct memsnap_snapshot *s) MS_LOCKS
 {
     struct leftovers left = s->current.left;
     s->current.left = (struct leftovers){0};
@@ -198,12 +198,12 @@ void ms_snapshot_unlock(struct memsnap_snapshot *s)
 int ms_snapshot_image(struct memsnap_snapshot *s, bool atomic, struct image **out)
 {
     struct current *c = &s->current;
-    ms_lock(&c->look);
+    ms_current_look(c);
     size_t arrived = c->captures_begun;
     bool ready = ms_writer_is_up_to_date(c);
     if (ready)
         *out = ms_image_ref(c->image);
-    ms_unlock(&c->look);
+    ms_current_end_look(c);
     if (ready)
         return 0;
     ms_snapshot_lock(s);
@@ -312,13 +312,13 @@ int memsnap_snapshot_set_recycling(memsnap_snapshot *s, unsigned max_views)
 
 /* ---- reading --------------------------------------------------------------------------------- */
 
-static int leave_for_long(void)
+static int leave_for_long(void) MS_RELEASE_SHARED(ms_fork_lock)
 {
     ms_leave();
     return ms_uncancellable();
 }
 
-static void enter_again(int before)
+static void enter_again(int before) MS_ACQUIRE_SHARED(ms_fork_lock)
 {
     ms_cancellable(before);
     ms_enter();
@@ -328,9 +328,9 @@ static void enter_again(int before)
 #define READ_SLICE ((size_t)256 << 10)
 
 /* The file is there as long as the snapshot. */
-static int read_file(struct current *c, size_t offset, void *buf, size_t len)
+static int read_file(struct current *c, const struct os_object *file, size_t offset, void *buf,
+                     size_t len) MS_INSIDE
 {
-    const struct os_object *file = &c->writer.chunk->store->object;
     struct os_iov v = {buf, len};
     uint64_t now = 0;
     int before = leave_for_long();
@@ -343,20 +343,21 @@ static int read_file(struct current *c, size_t offset, void *buf, size_t len)
 
 /* *rollbacks: how many there were at the first slice. A rollback between two slices would make
  * bytes of two contents out of it: -EAGAIN. */
-static int read_slice(struct current *c, size_t offset, char *to, size_t len, size_t *rollbacks)
+static int read_slice(struct current *c, size_t offset, char *to, size_t len,
+                      size_t *rollbacks) MS_INSIDE
 {
-    ms_lock(&c->look);
+    ms_current_look(c);
     if (*rollbacks == SIZE_MAX)
         *rollbacks = c->rollbacks;
     int e = *rollbacks == c->rollbacks ? ms_writer_read(c, offset, to, len) : -EAGAIN;
-    ms_unlock(&c->look);
+    ms_current_end_look(c);
     return e;
 }
 
 /* From the writer's memory, slice by slice, while it is open: nothing has to be captured for it.
  * By way of a buffer, because the caller's may lie in a view where stores wait for the end of an
  * atomic take, which waits for the lock. */
-static int read_live(struct current *c, size_t offset, char *buf, size_t len)
+static int read_live(struct current *c, size_t offset, char *buf, size_t len) MS_INSIDE
 {
     char small[512];
     size_t slice = ms_min(len, READ_SLICE), rollbacks = SIZE_MAX, done = 0;
@@ -377,7 +378,7 @@ static int read_live(struct current *c, size_t offset, char *buf, size_t len)
 }
 
 /* Inside ms_enter, which is left meanwhile: fork does not wait for the copying. */
-static int read_image(struct memsnap_snapshot *s, size_t offset, char *buf, size_t len)
+static int read_image(struct memsnap_snapshot *s, size_t offset, char *buf, size_t len) MS_INSIDE
 {
     struct image *i;
     int e = ms_snapshot_image(s, false, &i);
@@ -390,19 +391,20 @@ static int read_image(struct memsnap_snapshot *s, size_t offset, char *buf, size
     return e;
 }
 
-static int snapshot_read(struct memsnap_snapshot *s, size_t offset, char *buf, size_t len)
+static int snapshot_read(struct memsnap_snapshot *s, size_t offset, char *buf, size_t len) MS_INSIDE
 {
     struct current *c = &s->current;
-    ms_lock(&c->look);
-    bool inside = offset <= c->size && len <= c->size - offset,
-         is_file = c->writer.state == WRITER_FILE;
-    ms_unlock(&c->look);
+    ms_current_look(c);
+    bool inside = offset <= c->size && len <= c->size - offset;
+    const struct os_object *file =
+        c->writer.state == WRITER_FILE ? &c->writer.chunk->store->object : NULL;
+    ms_current_end_look(c);
     if (!inside)
         return -EINVAL;
     if (!len)
         return 0;
-    if (is_file)
-        return read_file(c, offset, buf, len);
+    if (file)
+        return read_file(c, file, offset, buf, len);
     int e = read_live(c, offset, buf, len);
     return e == -EAGAIN ? read_image(s, offset, buf, len) : e;
 }
@@ -464,7 +466,7 @@ static int diff_ranges(struct diff *d, size_t *cursor, struct memsnap_range *v, 
 }
 
 static int snapshot_diff(memsnap_snapshot *a, memsnap_snapshot *b, size_t *cursor,
-                         struct memsnap_range *v, size_t max)
+                         struct memsnap_range *v, size_t max) MS_INSIDE
 {
     struct image *ia = NULL, *ib = NULL;
     int e = ms_snapshot_image(a, false, &ia);

@@ -73,8 +73,8 @@ void ms_snapshot_drop_image(struct memsnap_snapshot *s, struct image *i);
 
 /* Both locks of `current`. Unlocking frees what was left behind, and has the recycler take views
  * of the image that there is now. */
-void ms_snapshot_lock(struct memsnap_snapshot *s);
-void ms_snapshot_unlock(struct memsnap_snapshot *s);
+void ms_snapshot_lock(struct memsnap_snapshot *s) MS_ACQUIRE(ms_snapshot_locks);
+void ms_snapshot_unlock(struct memsnap_snapshot *s) MS_RELEASE(ms_snapshot_locks);
 /* Parked views are of the image that there is now; after the recycler's was set to NULL. */
 void ms_snapshot_tell_recycler(struct memsnap_snapshot *s);
 /* Opens the writer for a lease: its address and size. */

@@ -33,13 +33,14 @@ static size_t huge_bytes(const struct image *i)
     return n;
 }
 
-static const char *backend(struct memsnap_snapshot *s, const struct image *i, bool is_file)
+/* file: of a MEMSNAP_FILE_SHARED snapshot, or NULL. */
+static const char *backend(struct memsnap_snapshot *s, const struct image *i,
+                           const struct os_object *file)
 {
     size_t pages = ms_image_pages(i);
     struct run r;
-    const struct writer *w = &s->current.writer;
-    if (is_file)
-        return w->chunk->store->object.kind;
+    if (file)
+        return file->kind;
     for (size_t at = 0; at < pages; at = r.first + r.pages) {
         ms_image_run(i, at, pages, &r);
         if (r.chunk)
@@ -57,11 +58,12 @@ static int snapshot_stats(struct memsnap_snapshot *s, struct memsnap_snapshot_st
     size_t ps = ms_os->page_size();
     struct current *c = &s->current;
     struct image_usage u;
-    ms_lock(&c->look);
+    ms_current_look(c);
     struct image *i = ms_image_ref(c->image);
     size_t own = 2 + ms_mapping_references(&c->writer.mapping, i), parked;
-    bool is_file = c->writer.state == WRITER_FILE;
-    ms_unlock(&c->look);
+    const struct os_object *file =
+        c->writer.state == WRITER_FILE ? &c->writer.chunk->store->object : NULL;
+    ms_current_end_look(c);
     t->parked_views = ms_recycler_count(s->recycler, i, &parked);
     own += parked;
     int e = ms_image_usage(i, own, &u);
@@ -71,7 +73,7 @@ static int snapshot_stats(struct memsnap_snapshot *s, struct memsnap_snapshot_st
         t->stored_bytes = u.stored_pages * ps;
         t->exclusive_bytes = u.exclusive_pages * ps;
         t->huge_bytes = huge_bytes(i);
-        t->backend = backend(s, i, is_file);
+        t->backend = backend(s, i, file);
     }
     ms_image_unref(i);
     return e;
@@ -102,7 +104,7 @@ static size_t mapped_bytes(const struct mapping *m)
     return n;
 }
 
-static void view_stats(const struct mapping *m, struct memsnap_view_stats *t)
+static void mapping_stats(const struct mapping *m, struct memsnap_view_stats *t)
 {
     t->mapped_bytes = mapped_bytes(m);
     t->private_bytes = ms_private_pages(m) * ms_os->page_size();
@@ -115,24 +117,24 @@ static void view_stats(const struct mapping *m, struct memsnap_view_stats *t)
     t->dirty_source = m->tracked ? "write-protect" : ms_scan_source(m);
 }
 
+static int view_stats(struct memsnap_view *v, struct memsnap_view_stats *t)
+{
+    struct mapping *m;
+    int e = ms_view_lock_mapping(v, &m);
+    if (e == 0) {
+        mapping_stats(m, t);
+        ms_view_unlock_mapping(v);
+    }
+    return e;
+}
+
 int memsnap_view_stats(memsnap_view *v, struct memsnap_view_stats *stats)
 {
     struct memsnap_view_stats t = {0};
     if (!v || !stats || stats->size < sizeof stats->size)
         return -EINVAL;
     ms_enter();
-    int e = v->lease && v->process != ms_process_generation() ? -EBADF : 0;
-    if (e == 0) {
-        if (v->lease)
-            ms_snapshot_lock(v->lease);
-        else
-            ms_lock(&v->lock);
-        view_stats(v->lease ? &v->lease->current.writer.mapping : &v->own->mapping, &t);
-        if (v->lease)
-            ms_snapshot_unlock(v->lease);
-        else
-            ms_unlock(&v->lock);
-    }
+    int e = view_stats(v, &t);
     ms_leave();
     if (e == 0)
         hand_out(stats, stats->size, &t, sizeof t);

@@ -87,6 +87,7 @@ static int view_open(struct memsnap_snapshot *s, unsigned flags, void *at, memsn
     struct memsnap_view *v = view_alloc();
     if (!v)
         return -ENOMEM;
+    ms_view_is_unshared(v);
     int e = open_mapping(s, flags, at, &v->own);
     if (e < 0) {
         view_free(v);
@@ -196,6 +197,7 @@ static bool make_parkable(struct recycler *l, struct mapping *m)
 static void view_close(struct memsnap_view *v)
 {
     struct recycler *l = v->recycler;
+    ms_view_is_unshared(v);
     if (!make_parkable(l, &v->own->mapping) || !ms_recycler_put(l, v->own))
         ms_parked_destroy(v->own, l->pool);
     view_free(v);
@@ -236,11 +238,10 @@ int memsnap_view_is_mutable(memsnap_view *v)
 
 /* ---- the mapping, locked --------------------------------------------------------------------- */
 
-/* A lease that was taken before a fork is the parent's. */
-static int lock_mapping(struct memsnap_view *v, struct mapping **m)
+int ms_view_lock_mapping(struct memsnap_view *v, struct mapping **m) MS_LOCKS
 {
     if (!v->lease) {
-        ms_lock(&v->lock);
+        ms_view_lock(v);
         *m = &v->own->mapping;
         return 0;
     }
@@ -251,12 +252,12 @@ static int lock_mapping(struct memsnap_view *v, struct mapping **m)
     return 0;
 }
 
-static void unlock_mapping(struct memsnap_view *v)
+void ms_view_unlock_mapping(struct memsnap_view *v) MS_LOCKS
 {
     if (v->lease)
         ms_snapshot_unlock(v->lease);
     else
-        ms_unlock(&v->lock);
+        ms_view_unlock(v);
 }
 
 /* ---- taking ---------------------------------------------------------------------------------- */
@@ -264,9 +265,9 @@ static void unlock_mapping(struct memsnap_view *v)
 static int take_ordinary(struct memsnap_view *v, bool atomic, struct image **out)
 {
     struct os_write_block block;
-    struct mapping *m = &v->own->mapping;
     int e = 0;
-    ms_lock(&v->lock);
+    ms_view_lock(v);
+    struct mapping *m = &v->own->mapping;
     if (atomic && m->pages)
         e = ms_os->write_block_close(m->address, m->length, &block);
     if (e == 0) {
@@ -279,7 +280,7 @@ static int take_ordinary(struct memsnap_view *v, bool atomic, struct image **out
          * between. */
         ms_image_remember(&m->last_taken, *out);
     }
-    ms_unlock(&v->lock);
+    ms_view_unlock(v);
     return e;
 }
 
@@ -327,10 +328,10 @@ static int restore_ordinary(struct mapping *m)
 static int restore(struct memsnap_view *v)
 {
     struct mapping *m;
-    int e = lock_mapping(v, &m);
+    int e = ms_view_lock_mapping(v, &m);
     if (e == 0) {
         e = v->lease ? ms_mapping_unprotect(m) : restore_ordinary(m);
-        unlock_mapping(v);
+        ms_view_unlock_mapping(v);
     }
     return e;
 }
@@ -352,11 +353,11 @@ int memsnap_view_restore(memsnap_view *v)
 static int restore_to_itself(struct memsnap_view *v)
 {
     struct mapping *m;
-    int e = lock_mapping(v, &m);
-    if (e < 0)
+    int e = ms_view_lock_mapping(v, &m);
+    if (e != 0)
         return e;
     e = m->torn ? -EIO : ms_mapping_unprotect(m);
-    unlock_mapping(v);
+    ms_view_unlock_mapping(v);
     return e;
 }
 
@@ -371,12 +372,12 @@ static int restore_to(struct memsnap_view *v, struct memsnap_snapshot *s)
                 : ms_snapshot_image(s, false, &target);
     if (e < 0)
         return e;
-    e = lock_mapping(v, &m);
+    e = ms_view_lock_mapping(v, &m);
     if (e == 0) {
         e = v->lease ? ms_writer_restore_to(&v->lease->current, target) : ms_restore_to(m, target);
         if (e == 0 && !v->lease)
             ms_split_huge(m);
-        unlock_mapping(v);
+        ms_view_unlock_mapping(v);
     }
     ms_snapshot_drop_image(s, target);
     return e;
@@ -404,10 +405,10 @@ static int clean_access(int access)
 static int protect(struct memsnap_view *v, size_t first, size_t pages, int access)
 {
     struct mapping *m;
-    int e = lock_mapping(v, &m);
+    int e = ms_view_lock_mapping(v, &m);
     if (e == 0) {
         e = ms_mapping_protect(m, first, pages, access);
-        unlock_mapping(v);
+        ms_view_unlock_mapping(v);
     }
     return e;
 }
@@ -464,8 +465,8 @@ static int view_dirty(struct memsnap_view *v, size_t *cursor, struct memsnap_ran
                       size_t max)
 {
     struct mapping *m;
-    int e = lock_mapping(v, &m);
-    if (e < 0)
+    int e = ms_view_lock_mapping(v, &m);
+    if (e != 0)
         return e;
     if (v->lease) {
         *cursor = v->size; /* a mutable view always equals its snapshot */
@@ -477,7 +478,7 @@ static int view_dirty(struct memsnap_view *v, size_t *cursor, struct memsnap_ran
             e = e < 0 ? e : n;
         }
     }
-    unlock_mapping(v);
+    ms_view_unlock_mapping(v);
     return e;
 }
 
@@ -504,13 +505,13 @@ int memsnap_view_flush(memsnap_view *v, size_t offset, size_t len)
     if (!v || !v->lease || offset > v->size || len > v->size - offset)
         return -EINVAL;
     ms_enter();
-    int e = lock_mapping(v, &m);
+    int e = ms_view_lock_mapping(v, &m);
     if (e == 0) {
         size_t first = offset & ~(ps - 1);
         const struct writer *w = &v->lease->current.writer;
         struct os_object *file = w->state == WRITER_FILE ? &w->chunk->store->object : NULL;
         /* storage may be slow, and neither the file nor the mapping goes away under a lease */
-        unlock_mapping(v);
+        ms_view_unlock_mapping(v);
         if (!file)
             e = -EINVAL;
         else if (len)

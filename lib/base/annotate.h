@@ -1,6 +1,6 @@
-/* What the checkers (valgrind's tools, AddressSanitizer, ThreadSanitizer) cannot see by
- * themselves, in one place. helgrind.h alone serves DRD too: their happens-before requests have
- * the same numbers. */
+/* What the checkers (valgrind's tools, AddressSanitizer, ThreadSanitizer, clang's thread-safety
+ * analysis) cannot see by themselves, in one place. helgrind.h alone serves DRD too: their
+ * happens-before requests have the same numbers. */
 #ifndef MS_ANNOTATE_H
 #define MS_ANNOTATE_H
 
@@ -68,6 +68,31 @@ void AnnotateIgnoreReadsEnd(const char *file, int line);
 #define MS_RACY_READ_BEGIN() ((void)0)
 #define MS_RACY_READ_END() ((void)0)
 #endif
+
+/* Which lock guards a field, and what a function does with locks or wants held: clang checks it
+ * when it compiles (-Wthread-safety). base/lock_order.h names the locks. A guarded field may be
+ * touched without its lock where no other thread can know the object: the object's
+ * ms_..._is_unshared() says so to the analysis. */
+#ifdef __clang__
+#define MS_ANALYSIS(attribute) __attribute__((attribute))
+#else
+#define MS_ANALYSIS(attribute)
+#endif
+#define MS_CAPABILITY(kind) MS_ANALYSIS(capability(kind))
+#define MS_GUARDED_BY(lock) MS_ANALYSIS(guarded_by(lock))
+#define MS_ACQUIRED_AFTER(lock) MS_ANALYSIS(acquired_after(lock))
+#define MS_ACQUIRE(...) MS_ANALYSIS(acquire_capability(__VA_ARGS__))
+#define MS_ACQUIRE_SHARED(lock) MS_ANALYSIS(acquire_shared_capability(lock))
+/* returns `result` if it has them, and something else if not */
+#define MS_TRY_ACQUIRE(result, ...) MS_ANALYSIS(try_acquire_capability(result, __VA_ARGS__))
+#define MS_RELEASE(...) MS_ANALYSIS(release_capability(__VA_ARGS__))
+#define MS_RELEASE_SHARED(lock) MS_ANALYSIS(release_shared_capability(lock))
+#define MS_REQUIRES(...) MS_ANALYSIS(requires_capability(__VA_ARGS__))
+#define MS_REQUIRES_SHARED(lock) MS_ANALYSIS(requires_shared_capability(lock))
+#define MS_EXCLUDES(lock) MS_ANALYSIS(locks_excluded(lock))
+#define MS_ASSERTS(lock) MS_ANALYSIS(assert_capability(lock))
+/* For the few functions that lock and unlock: their bodies are taken on trust. */
+#define MS_LOCKS MS_ANALYSIS(no_thread_safety_analysis)
 
 /* A closed view's memory is nobody's until it is opened again. */
 #define MS_POISON(p, n)                                                                            \

@@ -13,8 +13,18 @@
 
 /* Recyclers that have parked anything, the next one to give way first. Guarded by the process's
  * lock, which is taken before a recycler's. */
-static struct recycler *listed;
+static struct recycler *listed MS_GUARDED_BY(ms_process_mutex);
 static atomic_size_t parked_mappings, parked_pages;
+
+static void lock_list(void) MS_ACQUIRE(ms_process_mutex) MS_LOCKS
+{
+    ms_lock(ms_process_lock());
+}
+
+static void unlock_list(void) MS_RELEASE(ms_process_mutex) MS_LOCKS
+{
+    ms_unlock(ms_process_lock());
+}
 
 int ms_recycler_new(struct pool *pool, struct recycler **out)
 {
@@ -23,6 +33,7 @@ int ms_recycler_new(struct pool *pool, struct recycler **out)
         return -ENOMEM;
     ms_ref_init(&l->refs);
     ms_lock_init(&l->lock);
+    ms_recycler_is_unshared(l);
     l->pool = ms_pool_ref(pool);
     l->limit = MS_DEFAULT_RECYCLING;
     *out = l;
@@ -37,7 +48,7 @@ struct recycler *ms_recycler_ref(struct recycler *l)
 
 /* ---- the list of recyclers ------------------------------------------------------------------- */
 
-static void list_remove(struct recycler *l)
+static void list_remove(struct recycler *l) MS_REQUIRES(ms_process_mutex)
 {
     struct recycler **at = &listed;
     while (*at && *at != l)
@@ -46,7 +57,7 @@ static void list_remove(struct recycler *l)
         *at = l->next;
 }
 
-static void list_append(struct recycler *l)
+static void list_append(struct recycler *l) MS_REQUIRES(ms_process_mutex)
 {
     struct recycler **at = &listed;
     while (*at)
@@ -59,10 +70,10 @@ void ms_recycler_unref(struct recycler *l)
 {
     if (!l || !ms_ref_put(&l->refs))
         return;
-    ms_lock(ms_process_lock());
+    lock_list();
     if (l->listed)
         list_remove(l);
-    ms_unlock(ms_process_lock());
+    unlock_list();
     ms_pool_unref(l->pool);
     ms_lock_destroy(&l->lock);
     ms_os->free(l);
@@ -78,7 +89,7 @@ static void count(const struct parked *p, bool in)
 }
 
 /* Unlinks all parked mappings beyond the first `keep`; the caller closes them without the lock. */
-static struct parked *detach(struct recycler *l, unsigned keep)
+static struct parked *detach(struct recycler *l, unsigned keep) MS_REQUIRES(ms_recycler_mutex)
 {
     struct parked **at = &l->first;
     for (unsigned i = 0; i < keep && *at; i++)
@@ -111,27 +122,27 @@ static void destroy_all(struct parked *p, struct pool *pool)
 void ms_recycler_set_image(struct recycler *l, const struct image *i)
 {
     struct parked *rest = NULL;
-    ms_lock(&l->lock);
+    ms_recycler_lock(l);
     if (l->image != i) {
         l->image = i;
         rest = detach(l, 0);
     }
-    ms_unlock(&l->lock);
+    ms_recycler_unlock(l);
     destroy_all(rest, l->pool);
 }
 
 void ms_recycler_set_limit(struct recycler *l, unsigned limit)
 {
-    ms_lock(&l->lock);
+    ms_recycler_lock(l);
     l->limit = limit;
     struct parked *rest = detach(l, limit);
-    ms_unlock(&l->lock);
+    ms_recycler_unlock(l);
     destroy_all(rest, l->pool);
 }
 
 struct parked *ms_recycler_get(struct recycler *l, const struct image *i, unsigned flags)
 {
-    ms_lock(&l->lock);
+    ms_recycler_lock(l);
     struct parked **at = &l->first, *p;
     while (*at && (*at)->mapping.flags != flags)
         at = &(*at)->next;
@@ -141,18 +152,18 @@ struct parked *ms_recycler_get(struct recycler *l, const struct image *i, unsign
         l->n--;
         count(p, false);
     }
-    ms_unlock(&l->lock);
+    ms_recycler_unlock(l);
     return p;
 }
 
 unsigned ms_recycler_count(struct recycler *l, const struct image *i, size_t *references)
 {
-    ms_lock(&l->lock);
+    ms_recycler_lock(l);
     unsigned n = l->n;
     *references = 0;
     for (const struct parked *p = l->first; p; p = p->next)
         *references += ms_mapping_references(&p->mapping, i);
-    ms_unlock(&l->lock);
+    ms_recycler_unlock(l);
     return n;
 }
 
@@ -171,20 +182,20 @@ static bool evict(bool all)
 {
     struct parked *out = NULL;
     struct pool *pool = NULL;
-    ms_lock(ms_process_lock());
+    lock_list();
     for (struct recycler *l = listed; l && !out; l = l->next) {
-        ms_lock(&l->lock);
+        ms_recycler_lock(l);
         if (l->n) {
             out = detach(l, all ? 0 : l->n - 1);
             pool = ms_pool_ref(l->pool);
         }
-        ms_unlock(&l->lock);
+        ms_recycler_unlock(l);
         if (out) {
             list_remove(l);
             list_append(l);
         }
     }
-    ms_unlock(ms_process_lock());
+    unlock_list();
     destroy_all(out, pool);
     ms_pool_unref(pool);
     return out != NULL;
@@ -204,25 +215,25 @@ bool ms_make_room(int e)
 
 static void list_once(struct recycler *l)
 {
-    ms_lock(ms_process_lock());
+    lock_list();
     if (!l->listed)
         list_append(l);
     l->listed = true;
-    ms_unlock(ms_process_lock());
+    unlock_list();
 }
 
 bool ms_recycler_accepts(struct recycler *l, const struct image *i)
 {
-    ms_lock(&l->lock);
+    ms_recycler_lock(l);
     bool wants = l->image == i && l->limit;
-    ms_unlock(&l->lock);
+    ms_recycler_unlock(l);
     return wants;
 }
 
 bool ms_recycler_put(struct recycler *l, struct parked *p)
 {
     struct parked *oldest = NULL;
-    ms_lock(&l->lock);
+    ms_recycler_lock(l);
     bool park = l->image == p->mapping.base && l->limit, first = !l->first;
     if (park) {
         p->next = l->first;
@@ -231,7 +242,7 @@ bool ms_recycler_put(struct recycler *l, struct parked *p)
         count(p, true);
         oldest = detach(l, l->limit);
     }
-    ms_unlock(&l->lock);
+    ms_recycler_unlock(l);
     if (park && first)
         list_once(l);
     destroy_all(oldest, l->pool);

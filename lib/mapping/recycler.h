@@ -24,15 +24,32 @@ struct parked {
 
 struct recycler {
     refcount refs;
-    struct pool *pool;     /* holds a reference; of the images' chunks */
-    struct recycler *next; /* guarded by the process's lock: see recycler.c */
-    bool listed;           /* so is this */
-    struct ms_mutex lock;  /* guards the rest */
+    struct pool *pool; /* holds a reference; of the images' chunks */
+    struct recycler *next MS_GUARDED_BY(ms_process_mutex); /* see recycler.c */
+    bool listed MS_GUARDED_BY(ms_process_mutex);
+    struct ms_mutex lock;
     /* only mappings of this one are taken in; compared, never looked into */
-    const struct image *image;
-    unsigned limit, n;
-    struct parked *first; /* the one parked last, whose pages are the warmest */
+    const struct image *image MS_GUARDED_BY(ms_recycler_mutex);
+    unsigned limit MS_GUARDED_BY(ms_recycler_mutex), n MS_GUARDED_BY(ms_recycler_mutex);
+    /* the one parked last, whose pages are the warmest */
+    struct parked *first MS_GUARDED_BY(ms_recycler_mutex);
 };
+
+static inline void ms_recycler_lock(struct recycler *l) MS_ACQUIRE(ms_recycler_mutex) MS_LOCKS
+{
+    ms_lock(&l->lock);
+}
+
+static inline void ms_recycler_unlock(struct recycler *l) MS_RELEASE(ms_recycler_mutex) MS_LOCKS
+{
+    ms_unlock(&l->lock);
+}
+
+/* Nobody else knows the recycler yet. */
+static inline void ms_recycler_is_unshared(const struct recycler *l) MS_ASSERTS(ms_recycler_mutex)
+{
+    (void)l;
+}
 
 int ms_recycler_new(struct pool *pool, struct recycler **out);
 struct recycler *ms_recycler_ref(struct recycler *l);

@@ -47,7 +47,7 @@ static bool is_cheap_to_move(const struct image *i)
 
 /* Nobody but the snapshot and its writer refers to pages of the image, or of what is mapped: 0,
  * -EBUSY, or another error. */
-static int check_unshared(const struct current *c)
+static int check_unshared(const struct current *c) MS_REQUIRES(ms_snapshot_locks)
 {
     const struct mapping *m = &c->writer.mapping;
     const struct image *v[] = {c->image, m->mapped};
@@ -58,7 +58,7 @@ static int check_unshared(const struct current *c)
     return e == 0 && u.exclusive_pages != u.stored_pages ? -EBUSY : e;
 }
 
-static int check_state(struct current *c)
+static int check_state(struct current *c) MS_REQUIRES(ms_snapshot_locks)
 {
     struct writer *w = &c->writer;
     if (w->state == WRITER_FILE || w->state == WRITER_DIRECT || !w->mapping.pages)
@@ -87,7 +87,7 @@ int ms_thaw_begin(struct current *c)
 
 /* ---- copying --------------------------------------------------------------------------------- */
 
-static int flush_pages(struct thaw *t)
+static int flush_pages(struct thaw *t) MS_REQUIRES(ms_snapshot_locks)
 {
     struct os_iov v = t->pending;
     size_t offset = (size_t)((char *)v.base - t->c->writer.mapping.address);
@@ -101,7 +101,7 @@ static int flush_pages(struct thaw *t)
     return e;
 }
 
-static int add_page(struct thaw *t, char *data, size_t bytes)
+static int add_page(struct thaw *t, char *data, size_t bytes) MS_REQUIRES(ms_snapshot_locks)
 {
     int e = 0;
     if (t->pending.len && (char *)t->pending.base + t->pending.len != data)
@@ -113,7 +113,7 @@ static int add_page(struct thaw *t, char *data, size_t bytes)
 }
 
 /* Of the last page, what belongs to the image: the chunk has zeros behind it. */
-static int copy_changed(struct thaw *t, size_t page, size_t *changed)
+static int copy_changed(struct thaw *t, size_t page, size_t *changed) MS_REQUIRES(ms_snapshot_locks)
 {
     const struct mapping *m = &t->c->writer.mapping;
     char *data = ms_page_address(m, page);
@@ -129,6 +129,7 @@ static int copy_changed(struct thaw *t, size_t page, size_t *changed)
 /* Writes the pages of the part that may be private, and differ from the chunk's, to the chunk.
  * Guarded pages are not private: under the guard they show what is mapped. */
 static int copy_private(struct thaw *t, const struct os_write_block *block, size_t *changed)
+    MS_REQUIRES(ms_snapshot_locks)
 {
     const struct mapping *m = &t->c->writer.mapping;
     struct candidate_scan scan;
@@ -146,7 +147,7 @@ static int copy_private(struct thaw *t, const struct os_write_block *block, size
 
 /* ---- huge pages ------------------------------------------------------------------------------ */
 
-static size_t stored_pages(const struct thaw *t)
+static size_t stored_pages(const struct thaw *t) MS_REQUIRES(ms_snapshot_locks)
 {
     struct run r;
     size_t n = 0;
@@ -158,7 +159,7 @@ static size_t stored_pages(const struct thaw *t)
 }
 
 /* The block can be one huge page in the chunk, and most of it holds something. */
-static bool wants_huge(const struct thaw *t)
+static bool wants_huge(const struct thaw *t) MS_REQUIRES(ms_snapshot_locks)
 {
     size_t huge = ms_os->huge_size(), ps = ms_os->page_size(),
            pages = t->block_end - t->block_first;
@@ -170,7 +171,7 @@ static bool wants_huge(const struct thaw *t)
 }
 
 /* Where it cannot be had, small pages do. */
-static void make_huge(const struct thaw *t)
+static void make_huge(const struct thaw *t) MS_REQUIRES(ms_snapshot_locks)
 {
     size_t huge = ms_os->huge_size();
     if (!wants_huge(t))
@@ -189,6 +190,7 @@ static void make_huge(const struct thaw *t)
 
 /* The image with the part's pages in the chunk. */
 static int refer_to_chunk(const struct thaw *t, struct image *from, struct image **out)
+    MS_REQUIRES(ms_snapshot_locks)
 {
     struct run r, wanted = {t->first, t->end - t->first, t->to, t->first};
     struct image_edit edit;
@@ -208,7 +210,7 @@ static int refer_to_chunk(const struct thaw *t, struct image *from, struct image
     return e;
 }
 
-static int prepare_images(struct thaw *t)
+static int prepare_images(struct thaw *t) MS_REQUIRES(ms_snapshot_locks)
 {
     struct image *mapped = t->c->writer.mapping.mapped;
     int e = refer_to_chunk(t, t->c->image, &t->image);
@@ -222,7 +224,7 @@ static int prepare_images(struct thaw *t)
 }
 
 /* While threads store. The image's pages first, then, over them, those that are private. */
-static int copy_ahead(struct thaw *t, bool live)
+static int copy_ahead(struct thaw *t, bool live) MS_REQUIRES(ms_snapshot_locks)
 {
     size_t changed;
     if (t->fresh)
@@ -239,7 +241,7 @@ static int copy_ahead(struct thaw *t, bool live)
 }
 
 /* The pages are the chunk's from now on, whether it could be mapped shared or not. */
-static void commit(struct thaw *t)
+static void commit(struct thaw *t) MS_REQUIRES(ms_snapshot_locks)
 {
     struct current *c = t->c;
     struct mapping *m = &c->writer.mapping;
@@ -252,6 +254,7 @@ static void commit(struct thaw *t)
 
 /* What is left to copy, and the exchange. Nobody stores there meanwhile. */
 static int exchange(struct thaw *t, const struct os_write_block *block)
+    MS_REQUIRES(ms_snapshot_locks)
 {
     struct mapping *m = &t->c->writer.mapping;
     size_t changed;
@@ -265,7 +268,7 @@ static int exchange(struct thaw *t, const struct os_write_block *block)
     return e < 0 ? e : ms_mapping_renew_protections(m);
 }
 
-static int exchange_blocked(struct thaw *t)
+static int exchange_blocked(struct thaw *t) MS_REQUIRES(ms_snapshot_locks)
 {
     struct os_write_block block;
     char *address = ms_page_address(&t->c->writer.mapping, t->first);
@@ -277,7 +280,7 @@ static int exchange_blocked(struct thaw *t)
     return e;
 }
 
-static int thaw_part(struct thaw *t, bool live)
+static int thaw_part(struct thaw *t, bool live) MS_REQUIRES(ms_snapshot_locks)
 {
     struct mapping *m = &t->c->writer.mapping;
     int e = ms_mapping_make_readable(m);
@@ -313,7 +316,7 @@ static struct chunk *find_writable_chunk(const struct image *i)
 }
 
 /* A reference to the chunk that is thawed into. */
-static int find_chunk(struct thaw *t)
+static int find_chunk(struct thaw *t) MS_REQUIRES(ms_snapshot_locks)
 {
     struct current *c = t->c;
     const struct writer *w = &c->writer;
@@ -330,7 +333,7 @@ static int find_chunk(struct thaw *t)
     return t->to ? 0 : ms_new_own_chunk(c->pool, ms_image_pages(c->image), &t->to, &t->fresh);
 }
 
-static size_t private_pages(const struct thaw *t)
+static size_t private_pages(const struct thaw *t) MS_REQUIRES(ms_snapshot_locks)
 {
     const struct mapping *m = &t->c->writer.mapping;
     struct candidate_scan scan;
@@ -345,7 +348,7 @@ static size_t private_pages(const struct thaw *t)
 }
 
 /* It is mapped shared. */
-static void move_on(struct thaw *t)
+static void move_on(struct thaw *t) MS_REQUIRES(ms_snapshot_locks)
 {
     struct current *c = t->c;
     struct writer *w = &c->writer;
@@ -366,7 +369,7 @@ static void move_on(struct thaw *t)
     w->tail_dirty = c->size % ms_os->page_size() != 0;
 }
 
-static int begin_part(struct thaw *t, bool live)
+static int begin_part(struct thaw *t, bool live) MS_REQUIRES(ms_snapshot_locks)
 {
     const struct writer *w = &t->c->writer;
     size_t block = block_pages();
@@ -384,7 +387,7 @@ static int begin_part(struct thaw *t, bool live)
     return 0;
 }
 
-static void end_part(struct thaw *t)
+static void end_part(struct thaw *t) MS_REQUIRES(ms_snapshot_locks)
 {
     struct reclaim reclaim = {0};
     ms_image_unref(t->image);

@@ -25,6 +25,7 @@ void ms_current_init(struct current *c, struct image *i, size_t size, unsigned f
                      struct pool *pool)
 {
     ms_lock_init(&c->look);
+    ms_current_is_unshared(c);
     atomic_init(&c->size, size);
     c->flags = flags;
     c->pool = ms_pool_ref(pool);
@@ -37,7 +38,7 @@ void ms_current_leave_image(struct current *c, struct image *i)
     c->left.images[c->left.n++] = i;
 }
 
-static void leave_mapping(struct current *c)
+static void leave_mapping(struct current *c) MS_REQUIRES(ms_snapshot_locks)
 {
     assert(!c->left.mapping.address);
     c->left.mapping = c->writer.mapping;
@@ -59,12 +60,15 @@ void ms_current_set_image(struct current *c, struct image *i)
     c->writer.tail_dirty = false;
 }
 
-static void begin_copying(struct current *c)
+/* What is read of `current` while copying does not change: the other lock is held. */
+static void begin_copying(struct current *c) MS_RELEASE(ms_snapshot_locks)
+    MS_ACQUIRE_SHARED(ms_snapshot_locks) MS_LOCKS
 {
     ms_unlock(&c->look);
 }
 
-static void end_copying(struct current *c)
+static void end_copying(struct current *c) MS_RELEASE_SHARED(ms_snapshot_locks)
+    MS_ACQUIRE(ms_snapshot_locks) MS_LOCKS
 {
     ms_lock(&c->look);
 }
@@ -101,6 +105,7 @@ int ms_writer_clear_tail(struct current *c)
 
 /* block: closed over the mapping, or NULL. What is mapped shared needs no capturing. */
 static int capture_mapping(struct current *c, const struct os_write_block *block)
+    MS_REQUIRES(ms_snapshot_locks)
 {
     struct writer *w = &c->writer;
     size_t capture = ++c->captures_begun;
@@ -131,7 +136,7 @@ int ms_writer_freeze_thawed(struct current *c)
     return ms_mapping_renew_protections(&w->mapping);
 }
 
-static int capture_shadow(struct current *c, bool atomic)
+static int capture_shadow(struct current *c, bool atomic) MS_REQUIRES(ms_snapshot_locks)
 {
     struct writer *w = &c->writer;
     struct os_write_block block;
@@ -153,7 +158,7 @@ static int capture_shadow(struct current *c, bool atomic)
     return e;
 }
 
-static int bring_shadow_up_to_date(struct current *c, bool atomic)
+static int bring_shadow_up_to_date(struct current *c, bool atomic) MS_REQUIRES(ms_snapshot_locks)
 {
     struct writer *w = &c->writer;
     int e = w->mapping.torn && !w->leased ? ms_restore(&w->mapping) : 0;
@@ -168,7 +173,7 @@ static int bring_shadow_up_to_date(struct current *c, bool atomic)
     return e;
 }
 
-static int bring_file_up_to_date(struct current *c, bool atomic)
+static int bring_file_up_to_date(struct current *c, bool atomic) MS_REQUIRES(ms_snapshot_locks)
 {
     size_t capture;
     struct image *i;
@@ -192,7 +197,7 @@ bool ms_writer_owned_by_parent(const struct writer *w)
     return (w->leased || w->mapping.no_fork) && w->process != ms_process_generation();
 }
 
-static int freeze(struct current *c)
+static int freeze(struct current *c) MS_REQUIRES(ms_snapshot_locks)
 {
     struct writer *w = &c->writer;
     int e = ms_mapping_freeze(&w->mapping, w->chunk, w->mapping.pages);
@@ -276,13 +281,14 @@ int ms_writer_bring_up_to_date(struct current *c, bool atomic, size_t arrived)
 
 /* ---- opening --------------------------------------------------------------------------------- */
 
-static bool can_be_direct(struct current *c, struct chunk **chunk)
+static bool can_be_direct(struct current *c, struct chunk **chunk) MS_REQUIRES(ms_snapshot_locks)
 {
     return ms_image_is_exclusive(c->image, chunk) &&
            ms_is_own_chunk(*chunk, ms_image_pages(c->image));
 }
 
 static void consolidate_into(struct current *c, struct chunk *to, bool fresh)
+    MS_REQUIRES(ms_snapshot_locks)
 {
     size_t pages = ms_image_pages(c->image);
     struct image *whole;
@@ -294,7 +300,7 @@ static void consolidate_into(struct current *c, struct chunk *to, bool fresh)
 }
 
 /* Nobody else shares any of the image's pages. */
-static bool is_unshared(struct current *c)
+static bool is_unshared(struct current *c) MS_REQUIRES(ms_snapshot_locks)
 {
     size_t pages = ms_image_pages(c->image);
     struct image_usage u;
@@ -310,7 +316,7 @@ static bool is_unshared(struct current *c)
 }
 
 /* Zero images and tiny ones in heap memory cost next to nothing to move, shared or not. */
-static bool is_cheap_to_move(struct current *c)
+static bool is_cheap_to_move(struct current *c) MS_REQUIRES(ms_snapshot_locks)
 {
     size_t pages = ms_image_pages(c->image);
     struct run r;
@@ -337,7 +343,7 @@ void ms_writer_make_exclusive(struct current *c)
     ms_reclaim_flush(&reclaim);
 }
 
-static int open_shadow(struct current *c, unsigned flags, void *at)
+static int open_shadow(struct current *c, unsigned flags, void *at) MS_REQUIRES(ms_snapshot_locks)
 {
     struct writer *w = &c->writer;
     int e = ms_mapping_open(&w->mapping, c->image, c->size, flags, at);
@@ -351,7 +357,7 @@ static int open_shadow(struct current *c, unsigned flags, void *at)
 
 /* The rest of a file's last page is nobody's, but stores of an earlier view are still there while
  * the page is in memory. Only what is not zero is written to: that page has its place. */
-static void clear_file_tail(struct current *c)
+static void clear_file_tail(struct current *c) MS_REQUIRES(ms_snapshot_locks)
 {
     struct mapping *m = &c->writer.mapping;
     char *tail = m->address + c->size;
@@ -365,6 +371,7 @@ static void clear_file_tail(struct current *c)
 }
 
 static int open_direct(struct current *c, struct chunk *chunk, unsigned flags, void *at)
+    MS_REQUIRES(ms_snapshot_locks)
 {
     struct writer *w = &c->writer;
     int e = ms_mapping_open_shared(&w->mapping, chunk, c->image, c->size, flags, at);
@@ -381,6 +388,7 @@ static int open_direct(struct current *c, struct chunk *chunk, unsigned flags, v
 }
 
 static int open_anonymous(struct current *c, unsigned flags, void *at)
+    MS_REQUIRES(ms_snapshot_locks)
 {
     struct chunk *chunk;
     if (!(flags & MEMSNAP_VIEW_PINNABLE) && can_be_direct(c, &chunk)) {
@@ -448,6 +456,7 @@ void ms_writer_release(struct current *c)
 
 void ms_current_destroy(struct current *c)
 {
+    ms_current_is_unshared(c);
     struct writer *w = &c->writer;
     struct reclaim reclaim = {0};
     if (ms_writer_owned_by_parent(w))

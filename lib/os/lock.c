@@ -166,7 +166,7 @@ void ms_cancellable(int before)
 
 static _Thread_local int state_outside;
 
-void ms_enter(void)
+void ms_enter(void) MS_LOCKS
 {
     int before = ms_uncancellable();
     inside = inside + 1;
@@ -175,7 +175,7 @@ void ms_enter(void)
     state_outside = before;
 }
 
-void ms_leave(void)
+void ms_leave(void) MS_LOCKS
 {
     if (!holds_locks())
         pthread_rwlock_unlock(&fork_lock);

@@ -19,6 +19,8 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "base/lock_order.h"
+
 /* ---- data ------------------------------------------------------------------------------------ */
 
 /* An OS object that holds pages: memfd, unlinked temporary file, or the user's own file. */
@@ -246,7 +248,8 @@ void ms_live_file_remove(struct os_live_file *l);
 
 /* ---- locks and fork (lib/os/lock.c) ---------------------------------------------------------- */
 
-/* A mutex. The type is sized for every platform; only lock.c looks inside. */
+/* A mutex. The type is sized for every platform; only lock.c looks inside. Whoever has one gives
+ * it two functions that lock and unlock it, which tell the analysis what kind it is. */
 struct ms_mutex {
     union {
         char bytes[64];
@@ -264,8 +267,8 @@ struct ms_mutex *ms_process_lock(void);
 /* Every public function that takes a lock runs between these two. fork(2) waits for all of them
  * to leave, so a child finds every lock free and every structure whole. They nest nothing: never
  * call enter twice in a thread. */
-void ms_enter(void);
-void ms_leave(void);
+void ms_enter(void) MS_ACQUIRE_SHARED(ms_fork_lock);
+void ms_leave(void) MS_RELEASE_SHARED(ms_fork_lock);
 /* Between ms_enter and ms_leave a thread cannot be cancelled. Elsewhere, where it would leave
  * something open: the state before, and back to it. */
 int ms_uncancellable(void);

@@ -16,12 +16,13 @@ static size_t segment_pages(const struct segment *g)
     return (size_t)(g->len / ms_os->page_size());
 }
 
-static bool is_free(const struct segment *g, size_t page)
+static bool is_free(const struct segment *g, size_t page) MS_REQUIRES(ms_store_mutex)
 {
     return g->free_bits[page / BITS] >> (page % BITS) & 1;
 }
 
 static void set_free(struct segment *g, size_t first, size_t pages, bool value)
+    MS_REQUIRES(ms_store_mutex)
 {
     for (size_t page = first; page < first + pages; page++) {
         uint64_t bit = UINT64_C(1) << (page % BITS);
@@ -48,6 +49,7 @@ static size_t ones_in_word(uint64_t word, size_t n)
 /* The beginning of the first run of `pages` free pages at or behind `from`; the segment's end if
  * there is none. It goes word by word, because a search for a long run passes all single pages. */
 static size_t find_run(const struct segment *g, size_t from, size_t pages)
+    MS_REQUIRES(ms_store_mutex)
 {
     size_t end = segment_pages(g), run = 0; /* free pages just before the word */
     for (size_t page = from / BITS * BITS; page < end; page += BITS) {
@@ -71,7 +73,7 @@ static size_t find_run(const struct segment *g, size_t from, size_t pages)
 }
 
 /* How many pages are free from `first` on. */
-static size_t run_from(const struct segment *g, size_t first)
+static size_t run_from(const struct segment *g, size_t first) MS_REQUIRES(ms_store_mutex)
 {
     size_t end = segment_pages(g), page = first;
     while (page < end && is_free(g, page))
@@ -82,6 +84,7 @@ static size_t run_from(const struct segment *g, size_t first)
 /* An upper bound of the run that contains the free pages [first, first + pages): its length, or the
  * segment's where the run goes on for BITS pages and more on one side. */
 static size_t run_around(const struct segment *g, size_t first, size_t pages)
+    MS_REQUIRES(ms_store_mutex)
 {
     size_t end = segment_pages(g), from = first, to = first + pages;
     while (from > 0 && first - from < BITS && is_free(g, from - 1))
@@ -112,7 +115,7 @@ static bool list(struct freelist *f, struct segment *g)
 #define MAX_PAGES UINT32_MAX
 
 /* Makes sure that the segment has its bits and is listed. */
-static bool prepare(struct freelist *f, struct segment *g)
+static bool prepare(struct freelist *f, struct segment *g) MS_REQUIRES(ms_store_mutex)
 {
     if (g->len / ms_os->page_size() > MAX_PAGES)
         return false;
@@ -139,7 +142,7 @@ bool ms_freelist_put(struct freelist *f, const struct free_range *r, bool *spare
 
 /* Takes free pages of the i-th segment out of the list. */
 static void take_out(struct freelist *f, size_t i, size_t first, size_t pages, struct free_range *r,
-                     bool *emptied)
+                     bool *emptied) MS_REQUIRES(ms_store_mutex)
 {
     size_t ps = ms_os->page_size();
     struct segment *g = f->v[i];

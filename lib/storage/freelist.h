@@ -1,11 +1,13 @@
 /* A free list: the pages of a store that were given back and can be used again. Each segment with
- * free pages has a bit for each of its pages. Free pages hold old data. The owner locks. */
+ * free pages has a bit for each of its pages. Free pages hold old data. The store locks. */
 #ifndef MS_FREELIST_H
 #define MS_FREELIST_H
 
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
+
+#include "base/lock_order.h"
 
 struct segment;
 
@@ -23,11 +25,14 @@ struct freelist {
 
 /* Makes a range free. The list takes over the caller's reference to the segment, unless *spare: it
  * has one already. False: out of memory, and nothing has changed. */
-bool ms_freelist_put(struct freelist *f, const struct free_range *r, bool *spare);
+bool ms_freelist_put(struct freelist *f, const struct free_range *r, bool *spare)
+    MS_REQUIRES(ms_store_mutex);
 /* Takes the first len bytes that are free in a row; false if there are none. *emptied: the segment
  * has no more free pages, and the list's reference to it is the caller's now. */
-bool ms_freelist_take(struct freelist *f, uint64_t len, struct free_range *r, bool *emptied);
+bool ms_freelist_take(struct freelist *f, uint64_t len, struct free_range *r, bool *emptied)
+    MS_REQUIRES(ms_store_mutex);
 /* Takes some range, as long as it goes on; false if the list is empty. *emptied as above. */
-bool ms_freelist_take_any(struct freelist *f, struct free_range *r, bool *emptied);
+bool ms_freelist_take_any(struct freelist *f, struct free_range *r, bool *emptied)
+    MS_REQUIRES(ms_store_mutex);
 
 #endif

@@ -32,13 +32,14 @@ void ms_pool_unref(struct pool *p)
 {
     if (!p || !ms_ref_put(&p->refs))
         return;
+    ms_pool_is_unshared(p);
     ms_store_unref(p->store);
     ms_family_usage_unref(p->family);
     ms_lock_destroy(&p->lock);
     ms_os->free(p);
 }
 
-static bool store_is_current(const struct pool *p)
+static bool store_is_current(const struct pool *p) MS_REQUIRES(ms_pool_mutex)
 {
     const struct store *s = p->store;
     if (!s)
@@ -59,7 +60,7 @@ static int new_store(struct pool *p, struct store **out)
 static int current_store(struct pool *p, struct store **out)
 {
     int e = 0;
-    ms_lock(&p->lock);
+    ms_pool_lock(p);
     if (!store_is_current(p)) {
         struct store *s = NULL;
         e = new_store(p, &s);
@@ -70,7 +71,7 @@ static int current_store(struct pool *p, struct store **out)
     }
     if (e == 0)
         *out = ms_store_ref(p->store);
-    ms_unlock(&p->lock);
+    ms_pool_unlock(p);
     return e;
 }
 
@@ -100,9 +101,9 @@ void ms_pool_trim(struct pool *p)
 {
     if (!ms_family_usage_test_and_clear_freed(p->family))
         return;
-    ms_lock(&p->lock);
+    ms_pool_lock(p);
     struct store *s = p->store ? ms_store_ref(p->store) : NULL;
-    ms_unlock(&p->lock);
+    ms_pool_unlock(p);
     if (s)
         ms_store_trim(s);
     ms_store_unref(s);
@@ -110,8 +111,8 @@ void ms_pool_trim(struct pool *p)
 
 const char *ms_pool_kind(struct pool *p)
 {
-    ms_lock(&p->lock);
+    ms_pool_lock(p);
     const char *kind = p->store ? p->store->object.kind : NULL;
-    ms_unlock(&p->lock);
+    ms_pool_unlock(p);
     return kind;
 }

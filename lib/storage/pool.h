@@ -15,9 +15,25 @@ struct pool {
     refcount refs;
     bool heap_only;              /* MEMSNAP_NO_FD */
     struct family_usage *family; /* of the family's stores */
-    struct ms_mutex lock;        /* guards the rest */
-    struct store *store;         /* holds a reference; NULL: none yet */
+    struct ms_mutex lock;
+    struct store *store MS_GUARDED_BY(ms_pool_mutex); /* holds a reference; NULL: none yet */
 };
+
+static inline void ms_pool_lock(struct pool *p) MS_ACQUIRE(ms_pool_mutex) MS_LOCKS
+{
+    ms_lock(&p->lock);
+}
+
+static inline void ms_pool_unlock(struct pool *p) MS_RELEASE(ms_pool_mutex) MS_LOCKS
+{
+    ms_unlock(&p->lock);
+}
+
+/* Nobody else knows the pool any more. */
+static inline void ms_pool_is_unshared(const struct pool *p) MS_ASSERTS(ms_pool_mutex)
+{
+    (void)p;
+}
 
 int ms_pool_new(bool heap_only, struct pool **out);
 struct pool *ms_pool_ref(struct pool *p);

@@ -82,10 +82,16 @@ struct store *ms_store_ref(struct store *s)
     return s;
 }
 
+static void segment_is_unshared(const struct segment *g) MS_ASSERTS(ms_store_mutex)
+{
+    (void)g;
+}
+
 static void segment_unref(struct segment *g)
 {
     if (!g || !ms_ref_put(&g->refs))
         return;
+    segment_is_unshared(g);
     if (g->window)
         ms_os->unmap(g->window, (size_t)g->len);
     ms_os->free(g->free_bits);
@@ -96,6 +102,7 @@ void ms_store_unref(struct store *s)
 {
     if (!s || !ms_ref_put(&s->refs))
         return;
+    ms_store_is_unshared(s);
     if (s->kind == STORE_ANON) /* what a forked child may share was never given back */
         family_give_back(s->family, s->pages);
     for (size_t i = 0; i < s->free.n; i++)
@@ -141,6 +148,7 @@ static struct segment *segment_new(uint64_t offset, uint64_t len)
 
 /* The first segment of a store fits its first chunk (the root's bytes); later ones double. */
 static uint64_t next_segment_length(const struct store *s, uint64_t bytes)
+    MS_REQUIRES(ms_store_mutex)
 {
     size_t huge = ms_os->huge_size();
     uint64_t len = bytes;
@@ -156,6 +164,7 @@ static uint64_t next_segment_length(const struct store *s, uint64_t bytes)
 }
 
 static int store_add_segment(struct store *s, uint64_t bytes, bool window)
+    MS_REQUIRES(ms_store_mutex)
 {
     uint64_t len = next_segment_length(s, bytes);
     size_t align = window_alignment(len);
@@ -240,7 +249,7 @@ static void place(struct chunk *c, struct segment *g, uint64_t offset)
 
 /* Writing a page that the object has already costs less than a new one and a hole punched for
  * the old. */
-static bool reuse(struct store *s, struct chunk *c, uint64_t bytes)
+static bool reuse(struct store *s, struct chunk *c, uint64_t bytes) MS_REQUIRES(ms_store_mutex)
 {
     struct free_range e;
     bool emptied;
@@ -256,7 +265,7 @@ static int anon_allocate(struct store *s, struct chunk *c, bool reuse_ok)
 {
     uint64_t bytes = (uint64_t)c->pages * ms_os->page_size();
     int e = 0;
-    ms_lock(&s->lock);
+    ms_store_lock(s);
     if (!reuse_ok || !reuse(s, c, bytes)) {
         if (!s->current || s->current->len - s->used < bytes)
             e = store_add_segment(s, bytes, true);
@@ -270,7 +279,7 @@ static int anon_allocate(struct store *s, struct chunk *c, bool reuse_ok)
         s->pages += c->pages;
         atomic_fetch_add_explicit(&s->family->pages, c->pages, memory_order_relaxed);
     }
-    ms_unlock(&s->lock);
+    ms_store_unlock(s);
     return e;
 }
 
@@ -294,6 +303,7 @@ int ms_store_of_file(const struct os_object *object, size_t pages, bool window, 
     int e = ms_store_new(STORE_FILE, NULL, &s);
     if (e < 0)
         return e;
+    ms_store_is_unshared(s);
     struct chunk *c = chunk_new(s, pages);
     e = c ? store_add_segment(s, (uint64_t)ms_max(pages, 1) * ms_os->page_size(), false) : -ENOMEM;
     if (e == 0) {
@@ -344,11 +354,11 @@ static bool keep_space(struct store *s, const struct free_range *e)
 {
     bool spare = false;
     size_t pages = (size_t)(e->len / ms_os->page_size());
-    ms_lock(&s->lock);
+    ms_store_lock(s);
     s->pages -= pages;
     family_give_back(s->family, pages);
     bool kept = e->len <= worth_keeping(s) && ms_freelist_put(&s->free, e, &spare);
-    ms_unlock(&s->lock);
+    ms_store_unlock(s);
     if (kept && spare)
         segment_unref(e->segment);
     return kept;
@@ -360,18 +370,18 @@ void ms_store_trim(struct store *s)
     bool emptied;
     if (s->kind != STORE_ANON || s->process != ms_process_generation())
         return;
-    ms_lock(&s->lock);
+    ms_store_lock(s);
     uint64_t limit = worth_keeping(s);
     bool excess = s->free.bytes > limit;
     while (excess && s->free.bytes > limit / 4 * 3 &&
            ms_freelist_take_any(&s->free, &e, &emptied)) {
-        ms_unlock(&s->lock);
+        ms_store_unlock(s);
         ms_os->object_punch(&s->object, e.offset, e.len);
         if (emptied)
             segment_unref(e.segment);
-        ms_lock(&s->lock);
+        ms_store_lock(s);
     }
-    ms_unlock(&s->lock);
+    ms_store_unlock(s);
 }
 
 void ms_reclaim_flush(struct reclaim *r)

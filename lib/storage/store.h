@@ -27,11 +27,14 @@ struct segment {
     refcount refs; /* one per chunk, one while it is the store's current segment */
     uint64_t offset, len;
     char *window; /* NULL: could not be mapped, or not safe to */
-    /* freelist.c's, under the store's lock. */
-    uint64_t *free_bits; /* one for each page; NULL: none was free yet */
-    size_t free_pages;
-    size_t free_from;    /* no page before this one is free */
-    size_t free_longest; /* no run of free pages is longer; they may all be shorter */
+    /* freelist.c's. */
+    /* one for each page; NULL: none was free yet */
+    uint64_t *free_bits MS_GUARDED_BY(ms_store_mutex);
+    size_t free_pages MS_GUARDED_BY(ms_store_mutex);
+    /* no page before this one is free */
+    size_t free_from MS_GUARDED_BY(ms_store_mutex);
+    /* no run of free pages is longer; they may all be shorter */
+    size_t free_longest MS_GUARDED_BY(ms_store_mutex);
 };
 
 /* What a family has: a reference for each store that is alive and one for whoever counts, and
@@ -49,13 +52,30 @@ struct store {
     struct family_usage *family; /* NULL: not counted; STORE_ANON has one */
     size_t process, forks;       /* ms_process_generation(), ms_forks() when made */
     struct os_object object;     /* not for STORE_HEAP */
-    struct ms_mutex lock;        /* guards the rest */
-    uint64_t end;                /* of the last segment */
-    uint64_t used;               /* bytes of the current segment handed out */
-    size_t pages;                /* in chunks */
-    struct segment *current;     /* NULL: none yet */
-    struct freelist free;        /* space of chunks that are gone, to be used again */
+    struct ms_mutex lock;
+    uint64_t end MS_GUARDED_BY(ms_store_mutex);  /* of the last segment */
+    uint64_t used MS_GUARDED_BY(ms_store_mutex); /* bytes of the current segment handed out */
+    size_t pages MS_GUARDED_BY(ms_store_mutex);  /* in chunks */
+    struct segment *current MS_GUARDED_BY(ms_store_mutex); /* NULL: none yet */
+    /* space of chunks that are gone, to be used again */
+    struct freelist free MS_GUARDED_BY(ms_store_mutex);
 };
+
+static inline void ms_store_lock(struct store *s) MS_ACQUIRE(ms_store_mutex) MS_LOCKS
+{
+    ms_lock(&s->lock);
+}
+
+static inline void ms_store_unlock(struct store *s) MS_RELEASE(ms_store_mutex) MS_LOCKS
+{
+    ms_unlock(&s->lock);
+}
+
+/* Nobody else knows the store yet, or any more. */
+static inline void ms_store_is_unshared(const struct store *s) MS_ASSERTS(ms_store_mutex)
+{
+    (void)s;
+}
 
 int ms_family_usage_new(struct family_usage **out);
 void ms_family_usage_unref(struct family_usage *c);

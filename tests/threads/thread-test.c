@@ -299,6 +299,53 @@ static void test_fork(void)
     g_free(b.c.data);
 }
 
+/* ---- one mutable view, many callers ---------------------------------------------------------- */
+
+struct lease {
+    memsnap_snapshot *s;
+    memsnap_view *m;
+    size_t size;
+};
+
+/* Calls that only look, beside one that changes what they look at: the first cut makes another kind
+ * of writer of a view. */
+static void *call_on_lease(void *arg)
+{
+    struct worker *w = arg;
+    struct lease *l = w->shared;
+    struct memsnap_view_stats stats = {.size = sizeof stats};
+    struct memsnap_range range;
+    size_t cursor = 0;
+    memsnap_snapshot *t;
+    switch (w->number % 4) {
+    case 0:
+        expect(w, memsnap_view_flush(l->m, 0, l->size) == -EINVAL);
+        break;
+    case 1:
+        expect(w, memsnap_view_stats(l->m, &stats) == 0);
+        break;
+    case 2:
+        expect(w, memsnap_view_dirty(l->m, &cursor, &range, 1) == 0);
+        break;
+    default:
+        expect(w, memsnap_view_take_snapshot(l->m, 0, &t) == 0);
+        memsnap_snapshot_unref(t);
+    }
+    return NULL;
+}
+
+static void test_calls_on_lease(void)
+{
+    struct lease l = {.size = 40 * page};
+    for (unsigned long i = 0; i < rounds; i++) {
+        l.s = snap_zero(l.size);
+        l.m = view_mut(l.s);
+        run_workers(call_on_lease, &l);
+        memsnap_view_unref(l.m);
+        memsnap_snapshot_unref(l.s);
+    }
+}
+
 int main(int argc, char **argv)
 {
     if (on_valgrind())
@@ -309,6 +356,7 @@ int main(int argc, char **argv)
     test_add("pass-handles", test_pass_handles, TEST_PLAIN);
     test_add("both-ways", test_both_ways, TEST_PLAIN);
     test_add("family-grows", test_family_grows, TEST_PLAIN);
+    test_add("calls-on-lease", test_calls_on_lease, TEST_PLAIN);
     test_add("fork", test_fork, TEST_PLAIN);
     return g_test_run();
 }

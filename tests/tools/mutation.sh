@@ -206,7 +206,7 @@ mutate "free space may be shorter than what is asked for" storage/freelist.c '/^
 mutate "used space is handed out where zeros were asked for" storage/store.c 's/if (!reuse_ok || !reuse(/if (!reuse(/' "store mutable model"
 mutate "offsets of a store wrap around" storage/store.c 's/if (offset > INT64_MAX || len > INT64_MAX - offset)/if (!len)/' store
 mutate "a store grows by setting its length" storage/fill.c 's/return e < 0 || now >= c->offset + len ? e : write_all(c, "", 1, len - 1);/return e < 0 || now >= c->offset + len ? e : ms_os->object_grow(\&c->store->object, c->offset + len);/' thread
-mutate "allocating takes no lock" storage/store.c '/^static int anon_allocate/,/^}/{s/ms_lock(&s->lock);//;s/ms_unlock(&s->lock);//;}' "store thread"
+mutate "allocating takes no lock" storage/store.c '/^static int anon_allocate/,/^}/{s/ms_store_lock(s);//;s/ms_store_unlock(s);//;}' "store thread"
 mutate "the end of the last page is not cleared in what is taken" storage/fill.c '/^int ms_batch_add/,/^}/s/if (len < whole)/if (len > whole)/' "view mutable"
 mutate "writes that do not adjoin go out as one" storage/fill.c '/^int ms_batch_add/,/^}/s/ && b->offset + b->len == c->offset//' view
 mutate "a segment's window is never unmapped" storage/store.c '/^static void segment_unref/,/^}/s/if (g->window)/if (!g)/' api
@@ -306,7 +306,7 @@ mutate "one view too many is parked" mapping/recycler.c '/^bool ms_recycler_put/
 mutate "the newest is evicted" mapping/recycler.c '/^static struct parked \*detach/,/^}/s/i < keep/i < keep \&\& keep != l->n - 1/' store
 mutate "a process parks any number" mapping/recycler.c 's/^#define MAX_PARKED 1024/#define MAX_PARKED 1000000/' store
 mutate "nothing gives way at the limit" mapping/recycler.c '/^bool ms_make_room/,/^}/s/evict(true)/(0 \&\& evict(true))/' "store limit"
-mutate "the recycler is not locked" mapping/recycler.c '/^struct parked \*ms_recycler_get/,/^}/{s/ms_lock(&l->lock);//;s/ms_unlock(&l->lock);//;}' thread
+mutate "the recycler is not locked" mapping/recycler.c '/^struct parked \*ms_recycler_get/,/^}/{s/ms_recycler_lock(l);//;s/ms_recycler_unlock(l);//;}' thread
 
 # ---- the writer ---------------------------------------------------------------------------------
 
