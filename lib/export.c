@@ -39,7 +39,7 @@ static struct chunk *whole_store(const struct image *i)
 /* Takes the store out of the pool if nobody but the pool and the one chunk refers to it. Who is
  * about to allocate from the store has taken a reference under the pool's lock; after this
  * nobody can get one any more. */
-static bool retire(struct pool *p, struct store *s)
+static bool retire(struct pool *p, struct store *s) MS_INSIDE
 {
     bool ours;
     ms_pool_lock(p);
@@ -53,7 +53,7 @@ static bool retire(struct pool *p, struct store *s)
     return ours;
 }
 
-static int seal_in_place(struct pool *pool, struct chunk *c, size_t size)
+static int seal_in_place(struct pool *pool, struct chunk *c, size_t size) MS_INSIDE
 {
     struct store *s = c->store;
     uint64_t now;
@@ -70,7 +70,7 @@ static int seal_in_place(struct pool *pool, struct chunk *c, size_t size)
     return e;
 }
 
-static int share_in_place(memsnap_snapshot *s, const struct image *i, int *fd)
+static int share_in_place(memsnap_snapshot *s, const struct image *i, int *fd) MS_INSIDE
 {
     struct chunk *c = whole_store(i);
     if (!c)
@@ -187,7 +187,7 @@ static bool may_move(const memsnap_snapshot *s, const struct image *i)
 }
 
 /* Takes the object over, or closes it. Not moving is no error. */
-static void move_over(memsnap_snapshot *s, struct image *i, struct os_object *copy)
+static void move_over(memsnap_snapshot *s, struct image *i, struct os_object *copy) MS_INSIDE
 {
     struct reclaim reclaim = {0};
     struct chunk *c = NULL;
@@ -207,8 +207,8 @@ static void move_over(memsnap_snapshot *s, struct image *i, struct os_object *co
         ms_os->object_close(copy);
 }
 
-/* Outside ms_enter but for the moving: copying takes its time. */
-static int share_copy(memsnap_snapshot *s, struct image *i, int *fd)
+/* Inside for the moving only: copying takes its time. */
+static int share_copy(memsnap_snapshot *s, struct image *i, int *fd) MS_OUTSIDE
 {
     struct os_object copy;
     int e = ms_os->export_create(&copy);

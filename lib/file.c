@@ -44,7 +44,7 @@ static bool can_adopt(const struct os_object *file, uint64_t size, size_t pages,
 
 /* Adds the pages that hold the file's bytes [start, end). */
 static int add_data(struct image_edit *edit, const struct os_object *file, uint64_t start,
-                    uint64_t end, struct pool *pool)
+                    uint64_t end, struct pool *pool) MS_INSIDE
 {
     struct reclaim reclaim = {0};
     struct chunk *c;
@@ -75,7 +75,7 @@ static uint64_t join_data(const struct os_object *file, uint64_t end, uint64_t s
 
 /* Holes are zero pages, which take no memory. */
 static int sparse_image(const struct os_object *file, uint64_t size, size_t pages,
-                        struct pool *pool, struct image **out)
+                        struct pool *pool, struct image **out) MS_INSIDE
 {
     struct image_edit edit;
     struct image *zero;
@@ -106,7 +106,7 @@ static int sparse_image(const struct os_object *file, uint64_t size, size_t page
 #define SPARSE 1
 
 static int chunk_of_file(struct os_object *file, uint64_t size, size_t pages, unsigned flags,
-                         struct pool *pool, struct chunk **out)
+                         struct pool *pool, struct chunk **out) MS_INSIDE
 {
     struct reclaim reclaim = {0};
     int e;
@@ -130,7 +130,7 @@ static int chunk_of_file(struct os_object *file, uint64_t size, size_t pages, un
 }
 
 static int image_of_file(struct os_object *file, uint64_t size, size_t pages, unsigned flags,
-                         struct pool *pool, struct image **out)
+                         struct pool *pool, struct image **out) MS_INSIDE
 {
     struct reclaim reclaim = {0};
     struct chunk *c;
@@ -147,7 +147,7 @@ static int image_of_file(struct os_object *file, uint64_t size, size_t pages, un
 
 /* The file stays the live copy; images are copies of what it holds when somebody asks. */
 static int shared_file(struct os_object *file, size_t size, size_t pages, unsigned flags,
-                       struct pool *pool, struct memsnap_snapshot **out)
+                       struct pool *pool, struct memsnap_snapshot **out) MS_INSIDE
 {
     struct chunk *c;
     struct image *i;
@@ -172,7 +172,7 @@ static int shared_file(struct os_object *file, size_t size, size_t pages, unsign
 }
 
 static int snapshot_of_file(struct os_object *file, uint64_t size, unsigned flags,
-                            struct memsnap_snapshot **out)
+                            struct memsnap_snapshot **out) MS_INSIDE
 {
     struct pool *pool;
     struct image *i;
@@ -224,7 +224,7 @@ static int check_file_flags(unsigned *flags)
 }
 
 static int finish(int e, struct os_object *file, uint64_t size, unsigned flags,
-                  memsnap_snapshot **out)
+                  memsnap_snapshot **out) MS_INSIDE
 {
     if (e < 0)
         return e;

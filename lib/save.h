@@ -9,9 +9,9 @@
 
 /* A new file at path whose content `write` makes: it writes to an empty object and tells how
  * many bytes there are. The old file is replaced when all is there; after an error it is as it
- * was. Outside ms_enter: this waits for storage. */
+ * was. */
 typedef int ms_write_content(void *arg, const struct os_object *to, uint64_t *size);
-int ms_save_file(const char *path, unsigned flags, ms_write_content *write, void *arg);
+int ms_save_file(const char *path, unsigned flags, ms_write_content *write, void *arg) MS_OUTSIDE;
 
 /* Whether the image is known to be zero at `at`, without a look at its bytes: looking at what
  * nobody ever wrote would give it memory. 0: it is zero as far as *end; 1: there may be something;
@@ -21,7 +21,7 @@ int ms_image_extent(const struct image *i, uint64_t at, uint64_t size, uint64_t 
 int ms_image_check_files(const struct image *i, uint64_t size);
 
 /* Writes the image's first `size` bytes to an empty object. Zero pages, stored ones too, become
- * holes. The same outside rule. */
-int ms_write_image(const struct image *i, size_t size, const struct os_object *to);
+ * holes. */
+int ms_write_image(const struct image *i, size_t size, const struct os_object *to) MS_OUTSIDE;
 
 #endif

@@ -66,7 +66,7 @@ static int check_memory_flags(unsigned flags)
 /* A pool, and space in it for the bytes. Zeros need none (NULL), unless they are to be huge
  * pages. */
 static int allocate(bool zeros, size_t pages, unsigned flags, struct pool **pool,
-                    struct chunk **chunk)
+                    struct chunk **chunk) MS_INSIDE
 {
     bool tiny = pages <= TINY_PAGES && !(flags & MEMSNAP_HUGE_REQUIRE);
     int e = ms_pool_new(flags & MEMSNAP_NO_FD, pool);
@@ -81,7 +81,7 @@ static int allocate(bool zeros, size_t pages, unsigned flags, struct pool **pool
 
 /* chunk == NULL: zeros. */
 static int snapshot_of_chunk(struct chunk *chunk, size_t size, size_t pages, unsigned flags,
-                             struct pool *pool, struct memsnap_snapshot **out)
+                             struct pool *pool, struct memsnap_snapshot **out) MS_INSIDE
 {
     struct image *i;
     int e = chunk ? ms_image_of_chunk(chunk, pages, &i) : ms_image_zero(pages, &i);
@@ -165,7 +165,7 @@ void ms_snapshot_lock(struct memsnap_snapshot *s) MS_LOCKS
 }
 
 /* Compared only, never looked into. */
-static const struct image *look_at_image(struct memsnap_snapshot *s)
+static const struct image *look_at_image(struct memsnap_snapshot *s) MS_INSIDE
 {
     ms_current_look(&s->current);
     const struct image *i = s->current.image;

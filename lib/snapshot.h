@@ -64,24 +64,24 @@ struct memsnap_snapshot {
 
 /* A snapshot of an image; takes references of its own to image and pool. */
 int ms_snapshot_of_image(struct image *i, size_t size, unsigned flags, struct pool *pool,
-                         struct memsnap_snapshot **out);
+                         struct memsnap_snapshot **out) MS_INSIDE;
 /* A reference to the image of what the snapshot holds at this moment. */
-int ms_snapshot_image(struct memsnap_snapshot *s, bool atomic, struct image **out);
+int ms_snapshot_image(struct memsnap_snapshot *s, bool atomic, struct image **out) MS_INSIDE;
 /* Gives one back, and what goes with it to the system: captures that are made again and again
  * would collect it. */
-void ms_snapshot_drop_image(struct memsnap_snapshot *s, struct image *i);
+void ms_snapshot_drop_image(struct memsnap_snapshot *s, struct image *i) MS_INSIDE;
 
 /* Both locks of `current`. Unlocking frees what was left behind, and has the recycler take views
  * of the image that there is now. */
-void ms_snapshot_lock(struct memsnap_snapshot *s) MS_ACQUIRE(ms_snapshot_locks);
-void ms_snapshot_unlock(struct memsnap_snapshot *s) MS_RELEASE(ms_snapshot_locks);
+void ms_snapshot_lock(struct memsnap_snapshot *s) MS_INSIDE MS_ACQUIRE(ms_snapshot_locks);
+void ms_snapshot_unlock(struct memsnap_snapshot *s) MS_INSIDE MS_RELEASE(ms_snapshot_locks);
 /* Parked views are of the image that there is now; after the recycler's was set to NULL. */
-void ms_snapshot_tell_recycler(struct memsnap_snapshot *s);
+void ms_snapshot_tell_recycler(struct memsnap_snapshot *s) MS_INSIDE;
 /* Opens the writer for a lease: its address and size. */
 int ms_snapshot_lease(struct memsnap_snapshot *s, unsigned flags, void *at, void **address,
-                      size_t *size);
+                      size_t *size) MS_INSIDE;
 
 /* The library's own unref, inside ms_enter. */
-void ms_snapshot_put(struct memsnap_snapshot *s);
+void ms_snapshot_put(struct memsnap_snapshot *s) MS_INSIDE;
 
 #endif

@@ -35,7 +35,7 @@ static size_t huge_bytes(const struct image *i)
 
 /* file: of a MEMSNAP_FILE_SHARED snapshot, or NULL. */
 static const char *backend(struct memsnap_snapshot *s, const struct image *i,
-                           const struct os_object *file)
+                           const struct os_object *file) MS_INSIDE
 {
     size_t pages = ms_image_pages(i);
     struct run r;
@@ -53,7 +53,7 @@ static const char *backend(struct memsnap_snapshot *s, const struct image *i,
 /* Nobody who takes an image of the snapshot waits for the counting, nor it for a take: what is
  * counted is a reference of our own. The writer's mapping goes with the snapshot like the parked
  * views: their references to the image count as ours. */
-static int snapshot_stats(struct memsnap_snapshot *s, struct memsnap_snapshot_stats *t)
+static int snapshot_stats(struct memsnap_snapshot *s, struct memsnap_snapshot_stats *t) MS_INSIDE
 {
     size_t ps = ms_os->page_size();
     struct current *c = &s->current;
@@ -117,7 +117,7 @@ static void mapping_stats(const struct mapping *m, struct memsnap_view_stats *t)
     t->dirty_source = m->tracked ? "write-protect" : ms_scan_source(m);
 }
 
-static int view_stats(struct memsnap_view *v, struct memsnap_view_stats *t)
+static int view_stats(struct memsnap_view *v, struct memsnap_view_stats *t) MS_INSIDE
 {
     struct mapping *m;
     int e = ms_view_lock_mapping(v, &m);

@@ -8,7 +8,7 @@
 #include "snapshot.h"
 #include "view.h"
 
-static int begin(struct memsnap_snapshot *s)
+static int begin(struct memsnap_snapshot *s) MS_INSIDE
 {
     ms_snapshot_lock(s);
     int e = ms_thaw_begin(&s->current);
@@ -19,7 +19,7 @@ static int begin(struct memsnap_snapshot *s)
 }
 
 /* Other threads' calls, and fork, come in between two steps. */
-static int step(struct memsnap_view *v, bool live, size_t *passed)
+static int step(struct memsnap_view *v, bool live, size_t *passed) MS_INSIDE
 {
     struct memsnap_snapshot *s = v->lease;
     if (v->process != ms_process_generation())

@@ -42,7 +42,7 @@ static void view_free(struct memsnap_view *v)
 }
 
 static int open_new(struct memsnap_snapshot *s, struct image *i, unsigned flags, void *at,
-                    struct parked **out)
+                    struct parked **out) MS_INSIDE
 {
     struct parked *p = ms_os->alloc(sizeof *p);
     if (!p)
@@ -62,7 +62,8 @@ static int wake(struct parked *p)
     return p->mapping.flags & MEMSNAP_VIEW_PREFAULT ? ms_mapping_prefault(&p->mapping) : 0;
 }
 
-static int open_mapping(struct memsnap_snapshot *s, unsigned flags, void *at, struct parked **out)
+static int open_mapping(struct memsnap_snapshot *s, unsigned flags, void *at,
+                        struct parked **out) MS_INSIDE
 {
     struct image *i;
     int e = ms_snapshot_image(s, false, &i);
@@ -82,7 +83,8 @@ static int open_mapping(struct memsnap_snapshot *s, unsigned flags, void *at, st
     return e;
 }
 
-static int view_open(struct memsnap_snapshot *s, unsigned flags, void *at, memsnap_view **out)
+static int view_open(struct memsnap_snapshot *s, unsigned flags, void *at,
+                     memsnap_view **out) MS_INSIDE
 {
     struct memsnap_view *v = view_alloc();
     if (!v)
@@ -100,7 +102,8 @@ static int view_open(struct memsnap_snapshot *s, unsigned flags, void *at, memsn
     return 0;
 }
 
-static int lease_open(struct memsnap_snapshot *s, unsigned flags, void *at, memsnap_view **out)
+static int lease_open(struct memsnap_snapshot *s, unsigned flags, void *at,
+                      memsnap_view **out) MS_INSIDE
 {
     struct memsnap_view *v = view_alloc();
     if (!v)
@@ -118,7 +121,7 @@ static int lease_open(struct memsnap_snapshot *s, unsigned flags, void *at, mems
 }
 
 static int open_kind(struct memsnap_snapshot *s, unsigned flags, bool mutable, void *at,
-                     memsnap_view **out)
+                     memsnap_view **out) MS_INSIDE
 {
     return mutable ? lease_open(s, flags, at, out) : view_open(s, flags, at, out);
 }
@@ -168,7 +171,7 @@ memsnap_view *memsnap_view_ref(memsnap_view *v)
     return v;
 }
 
-static void lease_close(struct memsnap_view *v)
+static void lease_close(struct memsnap_view *v) MS_INSIDE
 {
     struct memsnap_snapshot *s = v->lease;
     ms_snapshot_lock(s);
@@ -181,7 +184,7 @@ static void lease_close(struct memsnap_view *v)
 
 /* Restores the mapping for its next holder and bounds what it keeps resident. False: that cannot
  * be said to be so. */
-static bool make_parkable(struct recycler *l, struct mapping *m)
+static bool make_parkable(struct recycler *l, struct mapping *m) MS_INSIDE
 {
     if (!ms_recycler_accepts(l, m->base) || !ms_mapping_is_intact(m) || ms_restore(m) < 0)
         return false;
@@ -194,7 +197,7 @@ static bool make_parkable(struct recycler *l, struct mapping *m)
     return true;
 }
 
-static void view_close(struct memsnap_view *v)
+static void view_close(struct memsnap_view *v) MS_INSIDE
 {
     struct recycler *l = v->recycler;
     ms_view_is_unshared(v);
@@ -262,7 +265,7 @@ void ms_view_unlock_mapping(struct memsnap_view *v) MS_LOCKS
 
 /* ---- taking ---------------------------------------------------------------------------------- */
 
-static int take_ordinary(struct memsnap_view *v, bool atomic, struct image **out)
+static int take_ordinary(struct memsnap_view *v, bool atomic, struct image **out) MS_INSIDE
 {
     struct os_write_block block;
     int e = 0;
@@ -284,7 +287,7 @@ static int take_ordinary(struct memsnap_view *v, bool atomic, struct image **out
     return e;
 }
 
-static int take(struct memsnap_view *v, bool atomic, memsnap_snapshot **out)
+static int take(struct memsnap_view *v, bool atomic, memsnap_snapshot **out) MS_INSIDE
 {
     struct memsnap_snapshot *s = v->lease;
     struct image *i;
@@ -317,7 +320,7 @@ int memsnap_view_take_snapshot(memsnap_view *v, unsigned flags, memsnap_snapshot
 
 /* ---- restoring ------------------------------------------------------------------------------- */
 
-static int restore_ordinary(struct mapping *m)
+static int restore_ordinary(struct mapping *m) MS_INSIDE
 {
     int e = ms_restore(m);
     if (e == 0)
@@ -325,7 +328,7 @@ static int restore_ordinary(struct mapping *m)
     return e;
 }
 
-static int restore(struct memsnap_view *v)
+static int restore(struct memsnap_view *v) MS_INSIDE
 {
     struct mapping *m;
     int e = ms_view_lock_mapping(v, &m);
@@ -350,7 +353,7 @@ int memsnap_view_restore(memsnap_view *v)
 
 /* What the view holds is what its own snapshot holds: no byte is touched, so that threads may be
  * storing. */
-static int restore_to_itself(struct memsnap_view *v)
+static int restore_to_itself(struct memsnap_view *v) MS_INSIDE
 {
     struct mapping *m;
     int e = ms_view_lock_mapping(v, &m);
@@ -361,7 +364,7 @@ static int restore_to_itself(struct memsnap_view *v)
     return e;
 }
 
-static int restore_to(struct memsnap_view *v, struct memsnap_snapshot *s)
+static int restore_to(struct memsnap_view *v, struct memsnap_snapshot *s) MS_INSIDE
 {
     struct image *target;
     struct mapping *m;
@@ -402,7 +405,7 @@ static int clean_access(int access)
     return access & MEMSNAP_ACCESS_WRITE ? access | MEMSNAP_ACCESS_READ : access;
 }
 
-static int protect(struct memsnap_view *v, size_t first, size_t pages, int access)
+static int protect(struct memsnap_view *v, size_t first, size_t pages, int access) MS_INSIDE
 {
     struct mapping *m;
     int e = ms_view_lock_mapping(v, &m);
@@ -462,7 +465,7 @@ static int list_dirty_ranges(struct mapping *m, size_t *cursor, struct memsnap_r
 }
 
 static int view_dirty(struct memsnap_view *v, size_t *cursor, struct memsnap_range *ranges,
-                      size_t max)
+                      size_t max) MS_INSIDE
 {
     struct mapping *m;
     int e = ms_view_lock_mapping(v, &m);

@@ -22,12 +22,13 @@ struct memsnap_view {
     struct parked *own MS_GUARDED_BY(ms_view_mutex); /* not parked now */
 };
 
-static inline void ms_view_lock(struct memsnap_view *v) MS_ACQUIRE(ms_view_mutex) MS_LOCKS
+static inline void ms_view_lock(struct memsnap_view *v) MS_INSIDE MS_ACQUIRE(ms_view_mutex) MS_LOCKS
 {
     ms_lock(&v->lock);
 }
 
-static inline void ms_view_unlock(struct memsnap_view *v) MS_RELEASE(ms_view_mutex) MS_LOCKS
+static inline void ms_view_unlock(struct memsnap_view *v) MS_INSIDE
+    MS_RELEASE(ms_view_mutex) MS_LOCKS
 {
     ms_unlock(&v->lock);
 }
@@ -40,8 +41,9 @@ static inline void ms_view_is_unshared(const struct memsnap_view *v) MS_ASSERTS(
 
 /* The mapping behind a view, which is the writer's if the view is a lease, with its locks: 0, or
  * -EBADF if the lease was taken before a fork and is the parent's. */
-int ms_view_lock_mapping(struct memsnap_view *v, struct mapping **m)
+int ms_view_lock_mapping(struct memsnap_view *v, struct mapping **m) MS_INSIDE
     MS_TRY_ACQUIRE(0, ms_snapshot_locks, ms_view_mutex);
-void ms_view_unlock_mapping(struct memsnap_view *v) MS_RELEASE(ms_snapshot_locks, ms_view_mutex);
+void ms_view_unlock_mapping(struct memsnap_view *v) MS_INSIDE
+    MS_RELEASE(ms_snapshot_locks, ms_view_mutex);
 
 #endif

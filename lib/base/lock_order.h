@@ -22,7 +22,9 @@ extern struct ms_lock_kind ms_recycler_mutex MS_ACQUIRED_AFTER(ms_process_mutex)
 extern struct ms_lock_kind ms_pool_mutex MS_ACQUIRED_AFTER(ms_recycler_mutex);
 extern struct ms_lock_kind ms_store_mutex MS_ACQUIRED_AFTER(ms_pool_mutex);
 
-/* Runs inside the library: between ms_enter() and ms_leave(). */
+/* A function that may take a lock runs inside the library: between ms_enter() and ms_leave(). One
+ * that waits for storage runs outside. */
 #define MS_INSIDE MS_REQUIRES_SHARED(ms_fork_lock)
+#define MS_OUTSIDE MS_EXCLUDES(ms_fork_lock)
 
 #endif

@@ -24,7 +24,7 @@ struct image_builder {
 };
 
 static int store_block(struct image_builder *c, size_t first, size_t pages, const char *data,
-                       size_t bytes)
+                       size_t bytes) MS_INSIDE
 {
     size_t ps = ms_os->page_size();
     if (bytes < pages * ps && !c->zeros && !(c->zeros = ms_os->alloc(ps)))
@@ -32,7 +32,7 @@ static int store_block(struct image_builder *c, size_t first, size_t pages, cons
     return ms_batch_store(&c->batch, c->pool, &c->edit, first, pages, data, bytes, c->zeros);
 }
 
-static int store_run(struct image_builder *c)
+static int store_run(struct image_builder *c) MS_INSIDE
 {
     size_t ps = ms_os->page_size();
     int e = 0;
@@ -48,7 +48,8 @@ static int store_run(struct image_builder *c)
     return e;
 }
 
-static int store_page(struct image_builder *c, size_t page, const char *data, size_t bytes)
+static int store_page(struct image_builder *c, size_t page, const char *data,
+                      size_t bytes) MS_INSIDE
 {
     if (c->pages && c->first + c->pages == page && c->data + c->bytes == data) {
         c->pages++;
@@ -64,7 +65,7 @@ static int store_page(struct image_builder *c, size_t page, const char *data, si
 }
 
 /* The page refers to what `from` refers to, or to nothing. */
-static int refer(struct image_builder *c, size_t page, const struct image *from)
+static int refer(struct image_builder *c, size_t page, const struct image *from) MS_INSIDE
 {
     struct run r = {page, 1, NULL, 0};
     if (from)
@@ -73,13 +74,13 @@ static int refer(struct image_builder *c, size_t page, const struct image *from)
 }
 
 /* All bytes are where they belong: whatever is captured from is not read any more. */
-static int store_rest(struct image_builder *c)
+static int store_rest(struct image_builder *c) MS_INSIDE
 {
     int e = store_run(c);
     return e < 0 ? e : ms_batch_flush(&c->batch);
 }
 
-static int finish(struct image_builder *c, int e, struct image **out)
+static int finish(struct image_builder *c, int e, struct image **out) MS_INSIDE
 {
     if (e < 0)
         ms_image_edit_abandon(&c->edit);
@@ -92,7 +93,8 @@ static int finish(struct image_builder *c, int e, struct image **out)
 /* ---- from a mapping -------------------------------------------------------------------------- */
 
 /* Decides for one page that differs from what was taken last. */
-static int capture_page(struct image_builder *c, struct dirty_iter *d, const struct dirty_page *p)
+static int capture_page(struct image_builder *c, struct dirty_iter *d,
+                        const struct dirty_page *p) MS_INSIDE
 {
     const struct mapping *m = d->scan.m;
     char *data = ms_page_address(m, p->number);
@@ -113,7 +115,8 @@ static int capture_page(struct image_builder *c, struct dirty_iter *d, const str
 }
 
 static int capture_dirty(struct image_builder *c, struct mapping *m, size_t first,
-                         const struct image *reference, const struct os_write_block *block)
+                         const struct image *reference,
+                         const struct os_write_block *block) MS_INSIDE
 {
     struct dirty_iter d;
     struct dirty_page page;
@@ -133,7 +136,8 @@ static int capture_dirty(struct image_builder *c, struct mapping *m, size_t firs
 }
 
 static int capture_since(struct image *reference, struct mapping *m, size_t first,
-                         struct pool *pool, const struct os_write_block *block, struct image **out)
+                         struct pool *pool, const struct os_write_block *block,
+                         struct image **out) MS_INSIDE
 {
     struct image_builder c = {.pool = pool};
     int e = ms_image_edit_begin(&c.edit, reference);
@@ -164,7 +168,7 @@ int ms_capture(struct mapping *m, size_t first, struct pool *pool,
 /* ---- from a file ----------------------------------------------------------------------------- */
 
 static int capture_buffer(struct image_builder *c, struct reader *earlier, const char *buffer,
-                          size_t at, size_t len)
+                          size_t at, size_t len) MS_INSIDE
 {
     size_t ps = ms_os->page_size();
     int e = 0;

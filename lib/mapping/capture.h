@@ -10,11 +10,11 @@
  * for zero pages, and to new chunks of the pool for the rest. The mapping is not changed. block:
  * closed over it, or NULL. */
 int ms_capture(struct mapping *m, size_t first, struct pool *pool,
-               const struct os_write_block *block, struct image **out);
+               const struct os_write_block *block, struct image **out) MS_INSIDE;
 
 /* The image of what a file holds now, compared with an earlier one of the same size: equal pages
  * are shared with it. */
 int ms_capture_file(const struct os_object *file, size_t size, struct image *earlier,
-                    struct pool *pool, struct image **out);
+                    struct pool *pool, struct image **out) MS_INSIDE;
 
 #endif

@@ -12,10 +12,11 @@ bool ms_is_own_chunk(const struct chunk *c, size_t pages);
 struct chunk *ms_find_own_chunk(const struct image *i);
 /* A new one, to which stores can be mapped; -ENOTSUP where there are none. *fresh: it reads as
  * zeros. */
-int ms_new_own_chunk(struct pool *pool, size_t pages, struct chunk **out, bool *fresh);
+int ms_new_own_chunk(struct pool *pool, size_t pages, struct chunk **out, bool *fresh) MS_INSIDE;
 /* Writes into the chunk those of the image's pages [first, end) that are not the chunk's own.
  * Only pages that the image does not refer to are written, so failing half way does no harm.
  * fresh: they read as zeros. */
-int ms_consolidate(const struct image *i, struct chunk *to, size_t first, size_t end, bool fresh);
+int ms_consolidate(const struct image *i, struct chunk *to, size_t first, size_t end,
+                   bool fresh) MS_INSIDE;
 
 #endif

@@ -125,7 +125,7 @@ static int plan_make(struct plan *p, const struct image *i, unsigned flags)
 }
 
 /* The image that the planned mappings show. */
-static int plan_image(const struct plan *p, struct image *i, struct image **out)
+static int plan_image(const struct plan *p, struct image *i, struct image **out) MS_INSIDE
 {
     struct image *zero;
     struct image_edit edit;
@@ -503,7 +503,7 @@ static void forget_properties(struct mapping *m)
 
 /* Runs of the plan that could not be mapped (the process ran out of mappings just now) are not in
  * `mapped`: they are copied. */
-static int map_what_can_be(struct mapping *m, struct plan *p, struct image *i)
+static int map_what_can_be(struct mapping *m, struct plan *p, struct image *i) MS_INSIDE
 {
     struct image *mapped;
     int e;
@@ -523,7 +523,7 @@ static int map_what_can_be(struct mapping *m, struct plan *p, struct image *i)
  * mapping is torn until all is done, and holds what is to be mapped: it may be cut short with
  * some of the runs there. */
 static int exchange_in_steps(struct mapping *m, struct plan *p, struct image *i,
-                             struct image *mapped)
+                             struct image *mapped) MS_INSIDE
 {
     int e = ms_os->map_over(NULL, 0, m->address, m->length, OS_PRIVATE);
     if (e < 0)
@@ -534,7 +534,7 @@ static int exchange_in_steps(struct mapping *m, struct plan *p, struct image *i,
     return map_what_can_be(m, p, i);
 }
 
-static int exchange_at_once(struct mapping *m, const struct plan *p, struct image *mapped)
+static int exchange_at_once(struct mapping *m, const struct plan *p, struct image *mapped) MS_INSIDE
 {
     int e;
     plan_map(p, m->address, &e);

@@ -51,13 +51,14 @@ struct mapping {
 };
 
 /* Opens a private mapping of the image; at: there and nowhere else (-EEXIST), or NULL. */
-int ms_mapping_open(struct mapping *m, struct image *i, size_t size, unsigned flags, void *at);
+int ms_mapping_open(struct mapping *m, struct image *i, size_t size, unsigned flags,
+                    void *at) MS_INSIDE;
 /* Opens a shared mapping of a chunk that is the whole image: stores go into the chunk. */
 int ms_mapping_open_shared(struct mapping *m, struct chunk *c, struct image *i, size_t size,
-                           unsigned flags, void *at);
-void ms_mapping_close(struct mapping *m);
+                           unsigned flags, void *at) MS_INSIDE;
+void ms_mapping_close(struct mapping *m) MS_INSIDE;
 /* Forgets a mapping that this process does not have (a child of the one that made it). */
-void ms_mapping_forget(struct mapping *m);
+void ms_mapping_forget(struct mapping *m) MS_INSIDE;
 
 /* Exchanges the shared mapping of the chunk's first pages for a private one, atomically. On
  * failure it is still shared. If it succeeds protections are to be put back. */
@@ -69,7 +70,7 @@ int ms_mapping_freeze(struct mapping *m, struct chunk *c, size_t pages);
 int ms_mapping_share(struct mapping *m, struct chunk *c, size_t first, size_t pages, bool *refers);
 /* Maps another image at the same address; afterwards no private page is left but those copied
  * in. On failure nothing has changed, or the mapping is torn. */
-int ms_mapping_exchange(struct mapping *m, struct image *i);
+int ms_mapping_exchange(struct mapping *m, struct image *i) MS_INSIDE;
 /* Reverts the pages to what `mapped` shows: 0, or an error and nothing has changed. */
 int ms_mapping_drop(struct mapping *m, size_t first, size_t pages);
 /* Copies base over the pages [first, first + pages) where `mapped` does not show it. */
@@ -103,7 +104,7 @@ int ms_mapping_track(struct mapping *m);
 void ms_mapping_untrack(struct mapping *m);
 
 /* base := i, and last_taken is forgotten; takes a reference. */
-void ms_mapping_set_base(struct mapping *m, struct image *i);
+void ms_mapping_set_base(struct mapping *m, struct image *i) MS_INSIDE;
 
 static inline char *ms_page_address(const struct mapping *m, size_t page)
 {

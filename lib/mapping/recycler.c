@@ -16,12 +16,12 @@
 static struct recycler *listed MS_GUARDED_BY(ms_process_mutex);
 static atomic_size_t parked_mappings, parked_pages;
 
-static void lock_list(void) MS_ACQUIRE(ms_process_mutex) MS_LOCKS
+static void lock_list(void) MS_INSIDE MS_ACQUIRE(ms_process_mutex) MS_LOCKS
 {
     ms_lock(ms_process_lock());
 }
 
-static void unlock_list(void) MS_RELEASE(ms_process_mutex) MS_LOCKS
+static void unlock_list(void) MS_INSIDE MS_RELEASE(ms_process_mutex) MS_LOCKS
 {
     ms_unlock(ms_process_lock());
 }
@@ -110,7 +110,7 @@ void ms_parked_destroy(struct parked *p, struct pool *pool)
     ms_pool_trim(pool);
 }
 
-static void destroy_all(struct parked *p, struct pool *pool)
+static void destroy_all(struct parked *p, struct pool *pool) MS_INSIDE
 {
     while (p) {
         struct parked *next = p->next;
@@ -178,7 +178,7 @@ static bool process_has_too_many(void)
 
 /* Closes the oldest mapping of the recycler whose turn it is, or all that it has. False: nothing
  * is parked anywhere. */
-static bool evict(bool all)
+static bool evict(bool all) MS_INSIDE
 {
     struct parked *out = NULL;
     struct pool *pool = NULL;
@@ -213,7 +213,7 @@ bool ms_make_room(int e)
 
 /* ---- putting in ------------------------------------------------------------------------------ */
 
-static void list_once(struct recycler *l)
+static void list_once(struct recycler *l) MS_INSIDE
 {
     lock_list();
     if (!l->listed)

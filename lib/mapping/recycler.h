@@ -35,12 +35,14 @@ struct recycler {
     struct parked *first MS_GUARDED_BY(ms_recycler_mutex);
 };
 
-static inline void ms_recycler_lock(struct recycler *l) MS_ACQUIRE(ms_recycler_mutex) MS_LOCKS
+static inline void ms_recycler_lock(struct recycler *l) MS_INSIDE
+    MS_ACQUIRE(ms_recycler_mutex) MS_LOCKS
 {
     ms_lock(&l->lock);
 }
 
-static inline void ms_recycler_unlock(struct recycler *l) MS_RELEASE(ms_recycler_mutex) MS_LOCKS
+static inline void ms_recycler_unlock(struct recycler *l) MS_INSIDE
+    MS_RELEASE(ms_recycler_mutex) MS_LOCKS
 {
     ms_unlock(&l->lock);
 }
@@ -53,24 +55,24 @@ static inline void ms_recycler_is_unshared(const struct recycler *l) MS_ASSERTS(
 
 int ms_recycler_new(struct pool *pool, struct recycler **out);
 struct recycler *ms_recycler_ref(struct recycler *l);
-void ms_recycler_unref(struct recycler *l);
+void ms_recycler_unref(struct recycler *l) MS_INSIDE;
 
 /* Mappings of another image are of no use any more: closes the parked ones. NULL: for good. */
-void ms_recycler_set_image(struct recycler *l, const struct image *i);
-void ms_recycler_set_limit(struct recycler *l, unsigned limit);
+void ms_recycler_set_image(struct recycler *l, const struct image *i) MS_INSIDE;
+void ms_recycler_set_limit(struct recycler *l, unsigned limit) MS_INSIDE;
 /* A parked mapping of the image that was opened with the same flags, or NULL. */
-struct parked *ms_recycler_get(struct recycler *l, const struct image *i, unsigned flags);
+struct parked *ms_recycler_get(struct recycler *l, const struct image *i, unsigned flags) MS_INSIDE;
 /* True if the recycler would take a mapping of the image in: worth restoring it. */
-bool ms_recycler_accepts(struct recycler *l, const struct image *i);
+bool ms_recycler_accepts(struct recycler *l, const struct image *i) MS_INSIDE;
 /* Takes a restored mapping in, or returns false. */
-bool ms_recycler_put(struct recycler *l, struct parked *p);
+bool ms_recycler_put(struct recycler *l, struct parked *p) MS_INSIDE;
 /* How many are parked; *references: what they hold of the image. */
-unsigned ms_recycler_count(struct recycler *l, const struct image *i, size_t *references);
+unsigned ms_recycler_count(struct recycler *l, const struct image *i, size_t *references) MS_INSIDE;
 /* Closes a mapping for good. */
-void ms_parked_destroy(struct parked *p, struct pool *pool);
+void ms_parked_destroy(struct parked *p, struct pool *pool) MS_INSIDE;
 
 /* True if a call that failed with e may be made once more, because parked mappings have given
  * way. */
-bool ms_make_room(int e);
+bool ms_make_room(int e) MS_INSIDE;
 
 #endif

@@ -304,7 +304,7 @@ static int restore_pages(struct mapping *m, enum restore_way way)
     return 0;
 }
 
-static int drop_everything(struct mapping *m)
+static int drop_everything(struct mapping *m) MS_INSIDE
 {
     int e = ms_mapping_drop(m, 0, m->pages);
     if (e < 0)

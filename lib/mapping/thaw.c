@@ -190,7 +190,7 @@ static void make_huge(const struct thaw *t) MS_REQUIRES(ms_snapshot_locks)
 
 /* The image with the part's pages in the chunk. */
 static int refer_to_chunk(const struct thaw *t, struct image *from, struct image **out)
-    MS_REQUIRES(ms_snapshot_locks)
+    MS_REQUIRES(ms_snapshot_locks) MS_INSIDE
 {
     struct run r, wanted = {t->first, t->end - t->first, t->to, t->first};
     struct image_edit edit;
@@ -210,7 +210,7 @@ static int refer_to_chunk(const struct thaw *t, struct image *from, struct image
     return e;
 }
 
-static int prepare_images(struct thaw *t) MS_REQUIRES(ms_snapshot_locks)
+static int prepare_images(struct thaw *t) MS_REQUIRES(ms_snapshot_locks) MS_INSIDE
 {
     struct image *mapped = t->c->writer.mapping.mapped;
     int e = refer_to_chunk(t, t->c->image, &t->image);
@@ -224,7 +224,7 @@ static int prepare_images(struct thaw *t) MS_REQUIRES(ms_snapshot_locks)
 }
 
 /* While threads store. The image's pages first, then, over them, those that are private. */
-static int copy_ahead(struct thaw *t, bool live) MS_REQUIRES(ms_snapshot_locks)
+static int copy_ahead(struct thaw *t, bool live) MS_REQUIRES(ms_snapshot_locks) MS_INSIDE
 {
     size_t changed;
     if (t->fresh)
@@ -241,7 +241,7 @@ static int copy_ahead(struct thaw *t, bool live) MS_REQUIRES(ms_snapshot_locks)
 }
 
 /* The pages are the chunk's from now on, whether it could be mapped shared or not. */
-static void commit(struct thaw *t) MS_REQUIRES(ms_snapshot_locks)
+static void commit(struct thaw *t) MS_REQUIRES(ms_snapshot_locks) MS_INSIDE
 {
     struct current *c = t->c;
     struct mapping *m = &c->writer.mapping;
@@ -254,7 +254,7 @@ static void commit(struct thaw *t) MS_REQUIRES(ms_snapshot_locks)
 
 /* What is left to copy, and the exchange. Nobody stores there meanwhile. */
 static int exchange(struct thaw *t, const struct os_write_block *block)
-    MS_REQUIRES(ms_snapshot_locks)
+    MS_REQUIRES(ms_snapshot_locks) MS_INSIDE
 {
     struct mapping *m = &t->c->writer.mapping;
     size_t changed;
@@ -268,7 +268,7 @@ static int exchange(struct thaw *t, const struct os_write_block *block)
     return e < 0 ? e : ms_mapping_renew_protections(m);
 }
 
-static int exchange_blocked(struct thaw *t) MS_REQUIRES(ms_snapshot_locks)
+static int exchange_blocked(struct thaw *t) MS_REQUIRES(ms_snapshot_locks) MS_INSIDE
 {
     struct os_write_block block;
     char *address = ms_page_address(&t->c->writer.mapping, t->first);
@@ -280,7 +280,7 @@ static int exchange_blocked(struct thaw *t) MS_REQUIRES(ms_snapshot_locks)
     return e;
 }
 
-static int thaw_part(struct thaw *t, bool live) MS_REQUIRES(ms_snapshot_locks)
+static int thaw_part(struct thaw *t, bool live) MS_REQUIRES(ms_snapshot_locks) MS_INSIDE
 {
     struct mapping *m = &t->c->writer.mapping;
     int e = ms_mapping_make_readable(m);
@@ -304,7 +304,7 @@ static size_t block_pages(void)
 }
 
 /* One that was exported cannot be written to any more. */
-static struct chunk *find_writable_chunk(const struct image *i)
+static struct chunk *find_writable_chunk(const struct image *i) MS_INSIDE
 {
     struct reclaim reclaim = {0};
     struct chunk *c = ms_find_own_chunk(i);
@@ -316,7 +316,7 @@ static struct chunk *find_writable_chunk(const struct image *i)
 }
 
 /* A reference to the chunk that is thawed into. */
-static int find_chunk(struct thaw *t) MS_REQUIRES(ms_snapshot_locks)
+static int find_chunk(struct thaw *t) MS_REQUIRES(ms_snapshot_locks) MS_INSIDE
 {
     struct current *c = t->c;
     const struct writer *w = &c->writer;
@@ -369,7 +369,7 @@ static void move_on(struct thaw *t) MS_REQUIRES(ms_snapshot_locks)
     w->tail_dirty = c->size % ms_os->page_size() != 0;
 }
 
-static int begin_part(struct thaw *t, bool live) MS_REQUIRES(ms_snapshot_locks)
+static int begin_part(struct thaw *t, bool live) MS_REQUIRES(ms_snapshot_locks) MS_INSIDE
 {
     const struct writer *w = &t->c->writer;
     size_t block = block_pages();
@@ -387,7 +387,7 @@ static int begin_part(struct thaw *t, bool live) MS_REQUIRES(ms_snapshot_locks)
     return 0;
 }
 
-static void end_part(struct thaw *t) MS_REQUIRES(ms_snapshot_locks)
+static void end_part(struct thaw *t) MS_REQUIRES(ms_snapshot_locks) MS_INSIDE
 {
     struct reclaim reclaim = {0};
     ms_image_unref(t->image);

@@ -14,11 +14,12 @@
 /* With both locks held, which are released between the calls. */
 
 /* 1: there is something to thaw, 0: there is not, or an error. */
-int ms_thaw_begin(struct current *c) MS_REQUIRES(ms_snapshot_locks);
+int ms_thaw_begin(struct current *c) MS_REQUIRES(ms_snapshot_locks) MS_INSIDE;
 /* Thaws the next block, or part of it. live: threads may be storing. 1: there is more, 0: the
  * writer is direct.
  * -EBUSY: somebody else refers to pages of the image. After an error everything is as it was, or
  * further on. *passed: how many bytes it was. */
-int ms_thaw_step(struct current *c, bool live, size_t *passed) MS_REQUIRES(ms_snapshot_locks);
+int ms_thaw_step(struct current *c, bool live, size_t *passed)
+    MS_REQUIRES(ms_snapshot_locks) MS_INSIDE;
 
 #endif

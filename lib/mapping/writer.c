@@ -61,13 +61,13 @@ void ms_current_set_image(struct current *c, struct image *i)
 }
 
 /* What is read of `current` while copying does not change: the other lock is held. */
-static void begin_copying(struct current *c) MS_RELEASE(ms_snapshot_locks)
+static void begin_copying(struct current *c) MS_INSIDE MS_RELEASE(ms_snapshot_locks)
     MS_ACQUIRE_SHARED(ms_snapshot_locks) MS_LOCKS
 {
     ms_unlock(&c->look);
 }
 
-static void end_copying(struct current *c) MS_RELEASE_SHARED(ms_snapshot_locks)
+static void end_copying(struct current *c) MS_INSIDE MS_RELEASE_SHARED(ms_snapshot_locks)
     MS_ACQUIRE(ms_snapshot_locks) MS_LOCKS
 {
     ms_lock(&c->look);
@@ -105,7 +105,7 @@ int ms_writer_clear_tail(struct current *c)
 
 /* block: closed over the mapping, or NULL. What is mapped shared needs no capturing. */
 static int capture_mapping(struct current *c, const struct os_write_block *block)
-    MS_REQUIRES(ms_snapshot_locks)
+    MS_REQUIRES(ms_snapshot_locks) MS_INSIDE
 {
     struct writer *w = &c->writer;
     size_t capture = ++c->captures_begun;
@@ -136,7 +136,7 @@ int ms_writer_freeze_thawed(struct current *c)
     return ms_mapping_renew_protections(&w->mapping);
 }
 
-static int capture_shadow(struct current *c, bool atomic) MS_REQUIRES(ms_snapshot_locks)
+static int capture_shadow(struct current *c, bool atomic) MS_REQUIRES(ms_snapshot_locks) MS_INSIDE
 {
     struct writer *w = &c->writer;
     struct os_write_block block;
@@ -158,7 +158,8 @@ static int capture_shadow(struct current *c, bool atomic) MS_REQUIRES(ms_snapsho
     return e;
 }
 
-static int bring_shadow_up_to_date(struct current *c, bool atomic) MS_REQUIRES(ms_snapshot_locks)
+static int bring_shadow_up_to_date(struct current *c, bool atomic)
+    MS_REQUIRES(ms_snapshot_locks) MS_INSIDE
 {
     struct writer *w = &c->writer;
     int e = w->mapping.torn && !w->leased ? ms_restore(&w->mapping) : 0;
@@ -173,7 +174,8 @@ static int bring_shadow_up_to_date(struct current *c, bool atomic) MS_REQUIRES(m
     return e;
 }
 
-static int bring_file_up_to_date(struct current *c, bool atomic) MS_REQUIRES(ms_snapshot_locks)
+static int bring_file_up_to_date(struct current *c, bool atomic)
+    MS_REQUIRES(ms_snapshot_locks) MS_INSIDE
 {
     size_t capture;
     struct image *i;
@@ -288,7 +290,7 @@ static bool can_be_direct(struct current *c, struct chunk **chunk) MS_REQUIRES(m
 }
 
 static void consolidate_into(struct current *c, struct chunk *to, bool fresh)
-    MS_REQUIRES(ms_snapshot_locks)
+    MS_REQUIRES(ms_snapshot_locks) MS_INSIDE
 {
     size_t pages = ms_image_pages(c->image);
     struct image *whole;
@@ -343,7 +345,8 @@ void ms_writer_make_exclusive(struct current *c)
     ms_reclaim_flush(&reclaim);
 }
 
-static int open_shadow(struct current *c, unsigned flags, void *at) MS_REQUIRES(ms_snapshot_locks)
+static int open_shadow(struct current *c, unsigned flags, void *at)
+    MS_REQUIRES(ms_snapshot_locks) MS_INSIDE
 {
     struct writer *w = &c->writer;
     int e = ms_mapping_open(&w->mapping, c->image, c->size, flags, at);
@@ -371,7 +374,7 @@ static void clear_file_tail(struct current *c) MS_REQUIRES(ms_snapshot_locks)
 }
 
 static int open_direct(struct current *c, struct chunk *chunk, unsigned flags, void *at)
-    MS_REQUIRES(ms_snapshot_locks)
+    MS_REQUIRES(ms_snapshot_locks) MS_INSIDE
 {
     struct writer *w = &c->writer;
     int e = ms_mapping_open_shared(&w->mapping, chunk, c->image, c->size, flags, at);
@@ -388,7 +391,7 @@ static int open_direct(struct current *c, struct chunk *chunk, unsigned flags, v
 }
 
 static int open_anonymous(struct current *c, unsigned flags, void *at)
-    MS_REQUIRES(ms_snapshot_locks)
+    MS_REQUIRES(ms_snapshot_locks) MS_INSIDE
 {
     struct chunk *chunk;
     if (!(flags & MEMSNAP_VIEW_PINNABLE) && can_be_direct(c, &chunk)) {

@@ -84,12 +84,13 @@ struct current {
     struct leftovers left MS_GUARDED_BY(ms_snapshot_locks);
 };
 
-static inline void ms_current_look(struct current *c) MS_ACQUIRE_SHARED(ms_snapshot_locks) MS_LOCKS
+static inline void ms_current_look(struct current *c) MS_INSIDE
+    MS_ACQUIRE_SHARED(ms_snapshot_locks) MS_LOCKS
 {
     ms_lock(&c->look);
 }
 
-static inline void ms_current_end_look(struct current *c)
+static inline void ms_current_end_look(struct current *c) MS_INSIDE
     MS_RELEASE_SHARED(ms_snapshot_locks) MS_LOCKS
 {
     ms_unlock(&c->look);
@@ -104,12 +105,12 @@ static inline void ms_current_is_unshared(const struct current *c) MS_ASSERTS(ms
 /* Takes references of its own to image and pool. */
 void ms_current_init(struct current *c, struct image *i, size_t size, unsigned flags,
                      struct pool *pool);
-void ms_current_destroy(struct current *c);
+void ms_current_destroy(struct current *c) MS_INSIDE;
 /* To be freed when the locks have been released; takes the reference over. */
 void ms_current_leave_image(struct current *c, struct image *i) MS_REQUIRES(ms_snapshot_locks);
 /* The image is another one from now on; takes the reference over. */
 void ms_current_set_image(struct current *c, struct image *i) MS_REQUIRES(ms_snapshot_locks);
-void ms_leftovers_free(struct leftovers *l);
+void ms_leftovers_free(struct leftovers *l) MS_INSIDE;
 
 /* ---- with `look` held ------------------------------------------------------------------------ */
 
@@ -124,15 +125,16 @@ bool ms_writer_is_up_to_date(const struct current *c) MS_REQUIRES_SHARED(ms_snap
 /* Makes the image what the snapshot holds now, fit to be handed out. atomic: a single instant, or
  * -ENOTSUP. arrived: `captures_begun` at a moment that the image must not be older than. */
 int ms_writer_bring_up_to_date(struct current *c, bool atomic, size_t arrived)
-    MS_REQUIRES(ms_snapshot_locks);
+    MS_REQUIRES(ms_snapshot_locks) MS_INSIDE;
 /* Opening is three calls. The locks are released between them, so that what one left behind does
  * not keep the image from being exclusive to the next; nor may parked views refer to it. */
-int ms_writer_may_open(struct current *c, unsigned flags) MS_REQUIRES(ms_snapshot_locks);
-void ms_writer_make_exclusive(struct current *c) MS_REQUIRES(ms_snapshot_locks);
+int ms_writer_may_open(struct current *c, unsigned flags) MS_REQUIRES(ms_snapshot_locks) MS_INSIDE;
+void ms_writer_make_exclusive(struct current *c) MS_REQUIRES(ms_snapshot_locks) MS_INSIDE;
 /* Opens the mapping for a lease. flags: MEMSNAP_VIEW_*; at: where, or NULL. */
-int ms_writer_open(struct current *c, unsigned flags, void *at) MS_REQUIRES(ms_snapshot_locks);
+int ms_writer_open(struct current *c, unsigned flags, void *at)
+    MS_REQUIRES(ms_snapshot_locks) MS_INSIDE;
 /* The lease is over. Cannot fail; capturing is left to whoever needs the image. */
-void ms_writer_release(struct current *c) MS_REQUIRES(ms_snapshot_locks);
+void ms_writer_release(struct current *c) MS_REQUIRES(ms_snapshot_locks) MS_INSIDE;
 /* The lease belongs to the process that this one was forked from. */
 bool ms_writer_owned_by_parent(const struct writer *w) MS_REQUIRES_SHARED(ms_snapshot_locks);
 /* What was stored behind the end of the image becomes zero. */
@@ -140,7 +142,8 @@ int ms_writer_clear_tail(struct current *c) MS_REQUIRES(ms_snapshot_locks);
 /* From THAWING back to SHADOW. */
 int ms_writer_freeze_thawed(struct current *c) MS_REQUIRES(ms_snapshot_locks);
 /* The whole snapshot becomes the target. */
-int ms_writer_restore_to(struct current *c, struct image *target) MS_REQUIRES(ms_snapshot_locks);
+int ms_writer_restore_to(struct current *c, struct image *target)
+    MS_REQUIRES(ms_snapshot_locks) MS_INSIDE;
 
 /* A chunk for the file of a MEMSNAP_FILE_SHARED snapshot is set once, at its making. */
 void ms_writer_set_file(struct current *c, struct chunk *file) MS_REQUIRES(ms_snapshot_locks);

@@ -8,6 +8,8 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "base/lock_order.h"
+
 struct store;
 struct segment;
 
@@ -33,8 +35,8 @@ struct reclaim {
 
 struct chunk *ms_chunk_ref(struct chunk *c);
 void ms_chunk_ref_many(struct chunk *c, size_t n);
-void ms_chunk_unref(struct chunk *c, struct reclaim *r); /* NULL allowed for c */
-void ms_reclaim_flush(struct reclaim *r);
+void ms_chunk_unref(struct chunk *c, struct reclaim *r) MS_INSIDE; /* NULL allowed for c */
+void ms_reclaim_flush(struct reclaim *r) MS_INSIDE;
 /* at this moment: for exclusiveness and statistics */
 size_t ms_chunk_refs(const struct chunk *c);
 

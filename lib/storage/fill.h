@@ -33,7 +33,7 @@ struct batch {
 int ms_batch_add(struct batch *b, struct chunk *c, const void *data, size_t len, const void *zeros);
 /* Pages [first, first + pages) of the image being edited become a new chunk of these bytes. */
 int ms_batch_store(struct batch *b, struct pool *pool, struct image_edit *edit, size_t first,
-                   size_t pages, const void *data, size_t len, const void *zeros);
+                   size_t pages, const void *data, size_t len, const void *zeros) MS_INSIDE;
 int ms_batch_flush(struct batch *b);
 
 #endif

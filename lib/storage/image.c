@@ -130,7 +130,7 @@ static void slots_ref(const struct slot *s, unsigned n)
 
 /* Gives back the slot's reference. Chunks go in page order, so that r can merge those that are
  * neighbours in the store. */
-static void slot_drop(const struct slot *s, struct reclaim *r)
+static void slot_drop(const struct slot *s, struct reclaim *r) MS_INSIDE
 {
     if (!is_node(s)) {
         ms_chunk_unref(s->chunk, r);
@@ -146,7 +146,7 @@ static void slot_drop(const struct slot *s, struct reclaim *r)
 }
 
 /* Takes the new reference first: the old content may hold the only one. */
-static void slot_replace(struct slot *s, struct slot by, struct reclaim *r)
+static void slot_replace(struct slot *s, struct slot by, struct reclaim *r) MS_INSIDE
 {
     slots_ref(&by, 1);
     slot_drop(s, r);
@@ -412,7 +412,7 @@ static bool is_owned(const struct slot *s)
 /* Makes the slot a node that this edit owns, in which the children of the mask have slots of their
  * own. If the slot has such a node already, it stays. Otherwise a new one replaces the owned node
  * (with more slots), the shared node (as a copy), or the run (split). */
-static int slot_own(struct slot *s, struct block b, children_mask mask, struct reclaim *r)
+static int slot_own(struct slot *s, struct block b, children_mask mask, struct reclaim *r) MS_INSIDE
 {
     children_mask before = is_node(s) ? s->node->own : 0, own = before | mask;
     bool owned = is_owned(s);
@@ -438,7 +438,8 @@ static int slot_own(struct slot *s, struct block b, children_mask mask, struct r
 }
 
 /* Removes the own slots of those children of the mask that are the same as their part of `rest`. */
-static void node_merge(struct node *n, struct block b, children_mask mask, struct reclaim *r)
+static void node_merge(struct node *n, struct block b, children_mask mask,
+                       struct reclaim *r) MS_INSIDE
 {
     for (children_mask left = n->own & mask; left; left &= left - 1) {
         unsigned i = lowest_bit(left), k = own_index(n, i);
@@ -467,7 +468,8 @@ static bool node_is_run(const struct node *n, struct block b, unsigned count)
 
 /* Restores the invariants of an owned node after the children of the mask were set. If the node is
  * one run now, the run replaces it. */
-static void slot_collapse(struct slot *s, struct block b, children_mask mask, struct reclaim *r)
+static void slot_collapse(struct slot *s, struct block b, children_mask mask,
+                          struct reclaim *r) MS_INSIDE
 {
     struct node *n = s->node;
     unsigned count = children(b);
@@ -485,7 +487,8 @@ static void slot_collapse(struct slot *s, struct block b, children_mask mask, st
 
 /* Sets the pages of the run that lie in the block. After an error all references are right, but
  * nodes may violate the other invariants. */
-static int slot_set(struct slot *s, struct block b, const struct run *run, struct reclaim *r)
+static int slot_set(struct slot *s, struct block b, const struct run *run,
+                    struct reclaim *r) MS_INSIDE
 {
     size_t from = ms_max(b.first, run->first), to = ms_min(b.end, run->first + run->pages);
     struct slot wanted = slot_of(run->chunk, run->chunk_page + (from - run->first));

@@ -13,6 +13,8 @@
 #include <stdbool.h>
 #include <stddef.h>
 
+#include "base/lock_order.h"
+
 struct chunk;
 struct image;
 
@@ -29,7 +31,7 @@ int ms_image_zero(size_t pages, struct image **out);
 /* An image of the first `pages` pages of the chunk. Takes a reference to the chunk. */
 int ms_image_of_chunk(struct chunk *c, size_t pages, struct image **out);
 struct image *ms_image_ref(struct image *i);
-void ms_image_unref(struct image *i); /* NULL allowed */
+void ms_image_unref(struct image *i) MS_INSIDE; /* NULL allowed */
 size_t ms_image_pages(const struct image *i);
 
 /* Remembers an image and keeps none of its pages. Zero-initialised: none. */
@@ -58,9 +60,9 @@ struct image_edit {
 };
 int ms_image_edit_begin(struct image_edit *edit, const struct image *from);
 /* Takes references to run->chunk as needed. -ENOMEM. */
-int ms_image_edit_set(struct image_edit *edit, const struct run *run);
+int ms_image_edit_set(struct image_edit *edit, const struct run *run) MS_INSIDE;
 struct image *ms_image_edit_finish(struct image_edit *edit);
-void ms_image_edit_abandon(struct image_edit *edit);
+void ms_image_edit_abandon(struct image_edit *edit) MS_INSIDE;
 
 /* Of the `pages` pages from `page` on, how many a take puts into one chunk: the largest aligned
  * block that begins at `page` and fits, because that is one slot. Fewer than 64 pages are cut at
@@ -83,6 +85,6 @@ int ms_image_usage(const struct image *i, size_t holders, struct image_usage *u)
 int ms_images_usage(const struct image *const *v, const size_t *holders, size_t n,
                     struct image_usage *u);
 /* The same pages, and no node in common. */
-int ms_image_copy(const struct image *i, struct image **out);
+int ms_image_copy(const struct image *i, struct image **out) MS_INSIDE;
 
 #endif

@@ -57,7 +57,7 @@ static int new_store(struct pool *p, struct store **out)
 }
 
 /* A reference to the store that new chunks go to. */
-static int current_store(struct pool *p, struct store **out)
+static int current_store(struct pool *p, struct store **out) MS_INSIDE
 {
     int e = 0;
     ms_pool_lock(p);

@@ -19,12 +19,12 @@ struct pool {
     struct store *store MS_GUARDED_BY(ms_pool_mutex); /* holds a reference; NULL: none yet */
 };
 
-static inline void ms_pool_lock(struct pool *p) MS_ACQUIRE(ms_pool_mutex) MS_LOCKS
+static inline void ms_pool_lock(struct pool *p) MS_INSIDE MS_ACQUIRE(ms_pool_mutex) MS_LOCKS
 {
     ms_lock(&p->lock);
 }
 
-static inline void ms_pool_unlock(struct pool *p) MS_RELEASE(ms_pool_mutex) MS_LOCKS
+static inline void ms_pool_unlock(struct pool *p) MS_INSIDE MS_RELEASE(ms_pool_mutex) MS_LOCKS
 {
     ms_unlock(&p->lock);
 }
@@ -41,12 +41,12 @@ void ms_pool_unref(struct pool *p);
 
 /* A new chunk in the family's store; heap memory where no shareable object can be had. reuse_ok:
  * see ms_store_allocate. */
-int ms_pool_allocate(struct pool *p, size_t pages, bool reuse_ok, struct chunk **out);
+int ms_pool_allocate(struct pool *p, size_t pages, bool reuse_ok, struct chunk **out) MS_INSIDE;
 /* A new chunk in heap memory, for tiny images. */
-int ms_pool_allocate_heap(size_t pages, struct chunk **out);
+int ms_pool_allocate_heap(size_t pages, struct chunk **out) MS_INSIDE;
 /* Gives back to the OS what is not worth keeping. */
-void ms_pool_trim(struct pool *p);
+void ms_pool_trim(struct pool *p) MS_INSIDE;
 /* "memfd", "file", "heap": where new chunks go, or NULL if there were none yet. */
-const char *ms_pool_kind(struct pool *p);
+const char *ms_pool_kind(struct pool *p) MS_INSIDE;
 
 #endif

@@ -261,7 +261,7 @@ static bool reuse(struct store *s, struct chunk *c, uint64_t bytes) MS_REQUIRES(
     return true;
 }
 
-static int anon_allocate(struct store *s, struct chunk *c, bool reuse_ok)
+static int anon_allocate(struct store *s, struct chunk *c, bool reuse_ok) MS_INSIDE
 {
     uint64_t bytes = (uint64_t)c->pages * ms_os->page_size();
     int e = 0;
@@ -350,7 +350,7 @@ static uint64_t worth_keeping(const struct store *s)
 /* Punching a hole costs 10 us and more, and interrupts every processor that the program runs on.
  * So it is not done where pages are given back, maybe in the middle of a take, but by
  * ms_store_trim(); except for ranges so large that one call is nothing beside them. */
-static bool keep_space(struct store *s, const struct free_range *e)
+static bool keep_space(struct store *s, const struct free_range *e) MS_INSIDE
 {
     bool spare = false;
     size_t pages = (size_t)(e->len / ms_os->page_size());
@@ -397,7 +397,7 @@ void ms_reclaim_flush(struct reclaim *r)
     *r = (struct reclaim){0};
 }
 
-static void reclaim_add(struct reclaim *r, const struct chunk *c)
+static void reclaim_add(struct reclaim *r, const struct chunk *c) MS_INSIDE
 {
     uint64_t len = (uint64_t)c->pages * ms_os->page_size();
     if (r->store == c->store && r->segment == c->segment && r->offset + r->len == c->offset) {

@@ -61,12 +61,12 @@ struct store {
     struct freelist free MS_GUARDED_BY(ms_store_mutex);
 };
 
-static inline void ms_store_lock(struct store *s) MS_ACQUIRE(ms_store_mutex) MS_LOCKS
+static inline void ms_store_lock(struct store *s) MS_INSIDE MS_ACQUIRE(ms_store_mutex) MS_LOCKS
 {
     ms_lock(&s->lock);
 }
 
-static inline void ms_store_unlock(struct store *s) MS_RELEASE(ms_store_mutex) MS_LOCKS
+static inline void ms_store_unlock(struct store *s) MS_INSIDE MS_RELEASE(ms_store_mutex) MS_LOCKS
 {
     ms_unlock(&s->lock);
 }
@@ -94,7 +94,7 @@ void ms_store_unref(struct store *s);
 
 /* Gives free space beyond what is worth keeping back to the OS. Takes its time: not for where
  * somebody waits. */
-void ms_store_trim(struct store *s);
+void ms_store_trim(struct store *s) MS_INSIDE;
 
 /* True if no other process can see the chunk's pages by way of the store: one that was forked while
  * they existed shares them, in either direction. Whoever else in this process refers to the chunk
@@ -104,6 +104,6 @@ bool ms_chunk_may_change(const struct chunk *c);
 /* A chunk of its own space, to be filled by its maker before anyone else sees it. reuse_ok: it
  * may be space used before, whose old bytes the maker overwrites to the last; else it reads as
  * zeros. */
-int ms_store_allocate(struct store *s, size_t pages, bool reuse_ok, struct chunk **out);
+int ms_store_allocate(struct store *s, size_t pages, bool reuse_ok, struct chunk **out) MS_INSIDE;
 
 #endif

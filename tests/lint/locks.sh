@@ -35,6 +35,7 @@ wrong()
 {
     {
         echo '#include "config.h"'
+        echo '#include "save.h"'
         echo '#include "snapshot.h"'
         echo '#include "view.h"'
         cat
@@ -109,6 +110,22 @@ static void f(void)
     ms_enter();
     ms_enter();
     ms_leave();
+}
+END
+wrong "a lock is taken outside" "'ms_recycler_set_limit' requires holding lock 'ms_fork_lock'" <<'END'
+static void f(struct memsnap_snapshot *s)
+{
+    ms_recycler_set_limit(s->recycler, 0);
+}
+END
+
+wrong "storage is waited for inside" "'ms_write_image' while .*'ms_fork_lock' is held" <<'END'
+static int f(const struct image *i, const struct os_object *to)
+{
+    ms_enter();
+    int e = ms_write_image(i, 1, to);
+    ms_leave();
+    return e;
 }
 END
 echo "1..$n"
