@@ -464,6 +464,22 @@ static int list_dirty_ranges(struct mapping *m, size_t *cursor, struct memsnap_r
     return (int)n;
 }
 
+/* Nothing is handed out, and the cursor stays, where protections cannot be put back. */
+static int dirty_of_ordinary(struct mapping *m, size_t *cursor, struct memsnap_range *ranges,
+                             size_t max)
+{
+    size_t at = *cursor;
+    int e = ms_mapping_make_readable(m);
+    if (e < 0)
+        return e;
+    int n = m->torn ? -EIO : list_dirty_ranges(m, &at, ranges, max);
+    e = ms_mapping_reprotect(m);
+    if (e < 0 || n < 0)
+        return e < 0 ? e : n;
+    *cursor = at;
+    return n;
+}
+
 static int view_dirty(struct memsnap_view *v, size_t *cursor, struct memsnap_range *ranges,
                       size_t max) MS_INSIDE
 {
@@ -471,16 +487,10 @@ static int view_dirty(struct memsnap_view *v, size_t *cursor, struct memsnap_ran
     int e = ms_view_lock_mapping(v, &m);
     if (e != 0)
         return e;
-    if (v->lease) {
+    if (v->lease)
         *cursor = v->size; /* a mutable view always equals its snapshot */
-    } else {
-        e = ms_mapping_make_readable(m);
-        if (e == 0) {
-            int n = m->torn ? -EIO : list_dirty_ranges(m, cursor, ranges, max);
-            e = ms_mapping_reprotect(m);
-            e = e < 0 ? e : n;
-        }
-    }
+    else
+        e = dirty_of_ordinary(m, cursor, ranges, max);
     ms_view_unlock_mapping(v);
     return e;
 }

@@ -512,6 +512,8 @@ static int look_or_take(memsnap_view *v, int which)
     size_t cursor = 0;
     if (which == 0) {
         int n = memsnap_view_dirty(v, &cursor, &r, 1);
+        if (n < 0)
+            g_assert_cmpuint(cursor, ==, 0); /* the call may be repeated */
         return n < 0 ? n : 0;
     }
     int e = memsnap_view_take_snapshot(v, 0, &t);
