@@ -13,6 +13,12 @@ struct model_plan {
     bool forks;
     /* now and then an operation of the OS fails: the table must be wrapped (fault.h) */
     bool faults;
+    /* for some time there is a real lack of something (shortage.h): one process at a time */
+    bool shortages;
+};
+
+struct model_counts { /* since model_start, without what children did */
+    unsigned long calls, stopped, given_up, torn, shortages, forks, protections;
 };
 
 /* One run at a time, in the configuration of support.h. */
@@ -20,5 +26,6 @@ void model_start(const struct model_plan *plan);
 void model_step(void);  /* one operation, and a look at some of what there is */
 void model_check(void); /* at all of it */
 void model_end(void);   /* drops everything */
+struct model_counts model_counts(void);
 
 #endif
