@@ -318,6 +318,7 @@ mutate "a direct writer is not frozen" mapping/writer.c '/^static int freeze/,/^
 mutate "a chunk is gathered into though others refer to it" mapping/writer.c 's/ || u.exclusive_pages != u.stored_pages//' mutable
 mutate "a closed writer's memory is not inherited" mapping/writer.c '/^void ms_writer_release/,/^}/s/ms_os->advise(.*OS_FORK);//' fork
 mutate "what was collected is not the base" mapping/writer.c '/^static int capture_mapping/,/^}/s/ms_mapping_set_base(&w->mapping, i);//' mutable
+mutate "an atomic take of an ordinary view does not stop the writers" view.c '/^static int take_ordinary/,/^}/{s/if (atomic \&\& m->pages)/if (atomic \&\& !m->pages)/;s/atomic \&\& m->pages ? &block : NULL/NULL/;}' oracle
 mutate "an atomic take does not stop the writers" mapping/writer.c 's/bool blocked = atomic && w->leased;/bool blocked = atomic \&\& !w->leased;/' mutable
 mutate "two mutable views at a time" mapping/writer.c '/^int ms_writer_may_open/,/^}/s/if (w->leased)/if (!w)/' mutable
 mutate "parked views keep a writer from being direct" snapshot.c '/^int ms_snapshot_lease/,/^}/s/ms_recycler_set_image(s->recycler, NULL);//' "mutable view"
