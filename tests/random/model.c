@@ -99,12 +99,16 @@ static void begin_call(void)
     shortage_enter();
 }
 
+static void note_hidden(void);
+
 /* True if a call with this result failed and a fault or the shortage may be why. */
 static bool end_call(int result)
 {
     size_t fired = plan.faults ? fault_fired() : 0;
     shortage_leave();
     fault_disarm();
+    if (fired > 0 && fault_met(FAULT_PROTECT))
+        note_hidden();
     return result < 0 && (fired > 0 || shortage_explains(result));
 }
 
@@ -269,25 +273,50 @@ static void note_protections(const char *line, const struct view *v, char (*kern
         memcpy(kernel[(at - from) / page], access, 4);
 }
 
-/* What the kernel lets the program do with each page, where it tells. */
+/* What the kernel lets the program do with each page, four characters each; NULL: it does not tell,
+ * or there is no page. */
+static char (*protections(const struct view *v))[4]
+{
+    FILE *f = v->torn_to || v->size == 0 ? NULL : fopen("/proc/self/maps", "re");
+    if (!f)
+        return NULL;
+    char(*kernel)[4] = g_malloc0(view_pages(v) * sizeof *kernel), line[512];
+    while (fgets(line, sizeof line, f))
+        note_protections(line, v, kernel);
+    fclose(f);
+    return kernel;
+}
+
 static void check_protections(const struct view *v)
 {
     static const char *const expected[] = {[MEMSNAP_ACCESS_NONE] = "---",
                                            [MEMSNAP_ACCESS_READ] = "r--",
                                            [MEMSNAP_ACCESS_WRITE] = "rw-"};
-    FILE *f = v->torn_to || v->size == 0 ? NULL : fopen("/proc/self/maps", "re");
-    if (!f)
+    char(*kernel)[4] = protections(v);
+    if (!kernel)
         return;
-    char(*kernel)[4] = g_malloc0(view_pages(v) * sizeof *kernel), line[512];
-    while (fgets(line, sizeof line, f))
-        note_protections(line, v, kernel);
-    fclose(f);
     for (size_t p = 0; p < view_pages(v); p++)
         if (memcmp(kernel[p], expected[v->access[p]], 3) != 0)
             g_error("page %zu of %zu is %.3s instead of %s", p, view_pages(v), kernel[p],
                     expected[v->access[p]]);
     g_free(kernel);
     counts.protections++;
+}
+
+/* Where protections could not be put back after a look, all of the view is hidden. */
+static void note_hidden(void)
+{
+    for (int i = 0; i < VIEWS; i++) {
+        char(*kernel)[4] = views[i].handle ? protections(&views[i]) : NULL;
+        size_t hidden = 0;
+        if (!kernel)
+            continue;
+        for (size_t p = 0; p < view_pages(&views[i]); p++)
+            hidden += memcmp(kernel[p], "---", 3) == 0;
+        if (hidden == view_pages(&views[i]))
+            memset(views[i].access, MEMSNAP_ACCESS_NONE, hidden);
+        g_free(kernel);
+    }
 }
 
 static void check_view(const struct view *v)

@@ -438,6 +438,11 @@ enum fault_kind fault_last(void)
     return armed.kind;
 }
 
+bool fault_met(enum fault_kind kind)
+{
+    return armed.fired_kinds & FAULT_BIT(kind);
+}
+
 bool fault_explains(int error)
 {
     const unsigned cannot = FAULT_BIT(FAULT_WRITE_BLOCK_CLOSE) |

@@ -53,8 +53,9 @@ const struct os *fault_wrap(const struct os *inner);
  * `count` - 1 after it fail with `error` (negative, or FAULT_TYPICAL). */
 void fault_arm(unsigned kinds, size_t n, size_t count, int error);
 void fault_disarm(void);
-size_t fault_fired(void);         /* how many operations failed since fault_arm() */
-enum fault_kind fault_last(void); /* what kind the last of them was */
+size_t fault_fired(void);             /* how many operations failed since fault_arm() */
+enum fault_kind fault_last(void);     /* what kind the last of them was */
+bool fault_met(enum fault_kind kind); /* one of this kind was among them */
 /* A call may return this error because of them: one of them failed with it, or it says that a
  * write block cannot be closed or an object not be sealed, which is one thing whatever the
  * cause. */
