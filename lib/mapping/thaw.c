@@ -282,17 +282,12 @@ static int exchange_blocked(struct thaw *t) MS_REQUIRES(ms_snapshot_locks) MS_IN
 
 static int thaw_part(struct thaw *t, bool live) MS_REQUIRES(ms_snapshot_locks) MS_INSIDE
 {
-    struct mapping *m = &t->c->writer.mapping;
-    int e = ms_mapping_make_readable(m);
-    if (e < 0)
-        return e;
-    e = copy_ahead(t, live);
+    int e = copy_ahead(t, live);
     if (e == 0)
         e = prepare_images(t);
     if (e == 0)
         e = live ? exchange_blocked(t) : exchange(t, NULL);
-    int protected = ms_mapping_reprotect(m);
-    return e < 0 ? e : protected;
+    return e;
 }
 
 /* ---- a step ---------------------------------------------------------------------------------- */
@@ -406,9 +401,15 @@ int ms_thaw_step(struct current *c, bool live, size_t *passed)
     ms_mapping_untrack(&c->writer.mapping); /* two userfaultfds cannot watch one range */
     e = ms_writer_clear_tail(c);
     if (e == 0)
-        e = begin_part(&t, live);
+        e = ms_mapping_make_readable(&c->writer.mapping); /* to look what is private, too */
+    if (e < 0)
+        return e;
+    e = begin_part(&t, live);
     if (e == 0)
         e = thaw_part(&t, live);
+    int protected = ms_mapping_reprotect(&c->writer.mapping);
+    if (e == 0)
+        e = protected;
     if (e == 0)
         move_on(&t);
     *passed = (t.end - t.first) * ms_os->page_size();
