@@ -336,7 +336,6 @@ static size_t private_pages(const struct thaw *t) MS_REQUIRES(ms_snapshot_locks)
     size_t n = 0;
     ms_scan_begin(&scan, m, t->first, NULL);
     scan.end = (uintptr_t)ms_page_address(m, t->end);
-    scan.count_only = true; /* protections are in place */
     while (ms_scan_next(&scan, &run))
         n += run.guarded ? 0 : run.pages;
     return n;
