@@ -807,11 +807,11 @@ static void fork_during(void *(*call)(void *), void *arg)
 static void test_fork_does_not_wait(void)
 {
     memsnap_snapshot *mapped = NULL, *shared = NULL;
-    unsigned char *data = pattern(LONG * page, 1);
     if (config_is("heap")) {
         test_skip("nothing is copied to or from an object");
         return;
     }
+    unsigned char *data = pattern(LONG * page, 1);
     char *path = temp_file("long", data, LONG * page);
     assert_ok(memsnap_snapshot_new_from_file(path, MEMSNAP_FILE_MAP, &mapped));
     assert_ok(memsnap_snapshot_new_from_file(path, MEMSNAP_FILE_SHARED, &shared));
