@@ -2,12 +2,13 @@
 # What a background save costs a server with its data in a mutable view, beside Redis, which forks: the same keys and
 # values in both, in one run, in turn. Prints a table of the pauses, of what clients notice, and of the memory it takes.
 #
-#   bgsave.sh [-k FILE] [-m MIB] [-p DIR] [-r ROUNDS]
+#   bgsave.sh [-k FILE] [-m MIB] [-p DIR] [-r ROUNDS] [-s SAVES]
 #
-#   -k FILE    keep the results there (tab-separated, in the columns of run.sh)
+#   -k FILE    keep the results there (tab-separated, in the columns of run.sh), and those of each save of -s in FILE.saves
 #   -m MIB     data in each server (1024); four times that of memory and twice of disk must be free
 #   -p DIR     draw bgsave.svg, memory over time, there (needs gnuplot)
-#   -r ROUNDS  saves of each kind (5)
+#   -r ROUNDS  saves of each kind (5); 0: the first one only
+#   -s SAVES   saves in a row, 5 s between them, beside clients that write all the time (0); 20 take some 8 minutes
 #
 # KVSERVER, KVCHECK: the programs; default: where the build puts them. Loopback only. No server outlives the script.
 # The pauses are what the servers themselves report: for Redis the fork alone (latest_fork_usec), for ours the time from
@@ -15,15 +16,16 @@
 set -u
 server=${KVSERVER:-doc/examples/kvserver}
 check=${KVCHECK:-tests/examples/kvcheck}
-mib=1024 rounds=5 keep= plots=
+mib=1024 rounds=5 saves=0 keep= plots=
 value=984           # with key and header a block of 1024 bytes in both
 writers=4
-while getopts k:m:p:r: option; do
+while getopts k:m:p:r:s: option; do
     case $option in
     k) keep=$OPTARG ;;
     m) mib=$OPTARG ;;
     p) plots=$OPTARG ;;
     r) rounds=$OPTARG ;;
+    s) saves=$OPTARG ;;
     *) exit 2 ;;
     esac
 done
@@ -122,18 +124,24 @@ memory_of()
     echo $(($(private_of "$our_pid") + blocks / 2048))
 }
 
-# watch SIDE: "SECONDS MIB" lines to $work/SIDE.memory until its save is done
+is_saving() { test "$(field "$(port_of "$1")" rdb_bgsave_in_progress)" = 1; }
+is_before() { test "$(date +%s%N)" -lt "$1"; }
+
+# watch SIDE COMMAND...: "SECONDS MIB" lines to $work/SIDE.memory as long as the command succeeds
 watch()
 {
-    begin=$(date +%s.%N)
+    watched=$1 begin=$(date +%s.%N)
+    shift
     while :; do
-        size=$(memory_of "$1")
+        size=$(memory_of "$watched")
         awk -v a="$begin" -v b="$(date +%s.%N)" -v m="$size" 'BEGIN { printf "%.2f\t%d\n", b - a, m }' \
-            >>"$work/$1.memory"
-        test "$(field "$(port_of "$1")" rdb_bgsave_in_progress)" = 1 || break
+            >>"$work/$watched.memory"
+        "$@" || break
         sleep 0.1
     done
 }
+
+peak_of() { cut -f 2 "$work/$1.memory" | sort -n | tail -n 1; }
 
 # ---- numbers ---------------------------------------------------------------------------------------------
 
@@ -170,12 +178,12 @@ loaded_save()
     rm -f "$work/$1.memory"
     before=$(memory_of "$1")
     begin_save "$1"
-    watch "$1"
+    watch "$1" is_saving "$1"
     wait_for_save "$1"
     put "$1" loaded "$(pause_of "$1")"
     kill $client
     wait $client || die "$1 refuses writes"
-    put "$1" growth $(($(cut -f 2 "$work/$1.memory" | sort -n | tail -n 1) - before))
+    put "$1" growth $(($(peak_of "$1") - before))
     put "$1" wait "$(from_load longest_us)"
     put "$1" write "$(from_load per_write_us)"
 }
@@ -185,6 +193,54 @@ quiet_load()
     "$check" load "$(port_of "$1")" "$keys" $value $writers 3000 >"$work/load" || die "$1 refuses writes"
     put "$1" quietwait "$(from_load longest_us)"
     put "$1" quietwrite "$(from_load per_write_us)"
+}
+
+# What the clients noticed since this was asked last, to $work/load: a line more, when it is there.
+ask_load()
+{
+    lines=$(wc -l <"$work/all-load")
+    kill -USR1 $client || die "the clients are gone"
+    until test "$(wc -l <"$work/all-load")" -gt "$lines"; do sleep 0.01; done
+    tail -n 1 "$work/all-load" >"$work/load"
+}
+
+load_rate() { awk -v t="$(from_load per_write_us)" 'BEGIN { print (t > 0 ? int(1000000 / t) : 0) }'; }
+
+# One of the saves in a row, and the 5 s behind it. What is left to be done after a save falls into those.
+save_in_a_row()
+{
+    rm -f "$work/$1.memory"
+    begin_save "$1"
+    watch "$1" is_saving "$1"
+    wait_for_save "$1"
+    ask_load
+    pause=$(pause_of "$1") wait=$(from_load longest_us) rate=$(load_rate)
+    put "$1" rowpause "$pause"
+    put "$1" rowwait "$wait"
+    put "$1" rowwrite "$(from_load per_write_us)"
+    watch "$1" is_before $(($(date +%s%N) + 5000000000))
+    after=$(memory_of "$1")
+    ask_load
+    put "$1" rowpeak "$(peak_of "$1")"
+    put "$1" rowafter "$after"
+    put "$1" rowwaitbetween "$(from_load longest_us)"
+    put "$1" rowwritebetween "$(from_load per_write_us)"
+    printf '%s\t%d\t%d\t%d\t%d\t%d\t%d\t%d\t%d\n' "$1" "$2" "$pause" "$wait" "$(from_load longest_us)" \
+        "$(peak_of "$1")" "$after" "$rate" "$(load_rate)" >>"$work/saves.tsv"
+}
+
+saves_in_a_row()
+{
+    "$check" load "$(port_of "$1")" "$keys" $value $writers 1700000 >"$work/all-load" &
+    client=$!
+    sleep 2
+    ask_load
+    for number in $(seq 1 "$saves"); do
+        now "save in a row, $1, $number of $saves"
+        save_in_a_row "$1" "$number"
+    done
+    kill $client
+    wait $client || die "$1 refuses writes"
 }
 
 now "starting both servers"
@@ -214,6 +270,13 @@ for round in $(seq 1 "$rounds"); do
         loaded_save $side
     done
 done
+printf '# side\tsave\tpause_us\twait_us\twait_between_us\tpeak_mib\tafter_5s_mib\twrites_per_s\twrites_per_s_between\n' \
+    >"$work/saves.tsv"
+if test "$saves" -gt 0; then
+    for side in ours redis; do
+        saves_in_a_row $side
+    done
+fi
 now "checking what was saved"
 timeout 60 redis-cli -p "$our_port" shutdown nosave >/dev/null 2>&1
 timeout 60 redis-cli -p "$redis_port" shutdown nosave >/dev/null 2>&1
@@ -223,8 +286,9 @@ test -t 2 && printf '\r\033[K' >&2
 # ---- results --------------------------------------------------------------------------------------------------
 
 results=$work/results.tsv
-row()               # NAME CASE HOW PEER TARGET
+row()               # NAME CASE HOW PEER TARGET; nothing if that was not measured
 {
+    test -s "$work/ours.$2" || return 0
     awk -v name="$1" -v a="$($3 "$work/ours.$2")" -v b="$($3 "$work/redis.$2")" -v peer="$4" -v target="$5" 'BEGIN {
         ratio = a > 0 ? b / a : 0
         verdict = target == "-" ? "-" : ratio >= target ? "ok" : "short"
@@ -245,6 +309,14 @@ row "time per write, no save" quietwrite median "redis" -
 row "time per write, BGSAVE meanwhile" write median "redis" -
 row "BGSAVE to its end" save median "redis" -
 row "memory growth of BGSAVE under writes, MiB" growth greatest "redis" -
+row "pause, $saves saves in a row, median" rowpause median "redis fork" -
+row "pause, $saves saves in a row, longest" rowpause greatest "redis fork" -
+row "wait of a client, $saves saves, longest" rowwait greatest "redis" -
+row "wait of a client, between them, longest" rowwaitbetween greatest "redis" -
+row "time per write, $saves saves" rowwrite median "redis" -
+row "time per write, between them" rowwritebetween median "redis" -
+row "memory, $saves saves, peak, MiB" rowpeak greatest "redis" -
+row "memory, 5 s after a save, MiB" rowafter greatest "redis" -
 
 awk -F '\t' '/^# name/ { next } /^#/ { print substr($0, 3); next }
 !heading {
@@ -261,4 +333,11 @@ if test -n "$plots"; then
         echo "bgsave.sh: no gnuplot, no plot" >&2
     fi
 fi
-test -z "$keep" || cp "$results" "$keep"
+if test "$saves" -gt 0; then
+    echo
+    cat "$work/saves.tsv"
+fi
+if test -n "$keep"; then
+    cp "$results" "$keep" || die "the results cannot be kept"
+    test "$saves" = 0 || cp "$work/saves.tsv" "$keep.saves" || die "the results cannot be kept"
+fi

@@ -8,7 +8,8 @@
  *                                             overwrites random ones of them until MS are over, N
  *                                             writes are made or SIGTERM comes; prints "writes=N
  *                                             longest_us=M per_write_us=P": M is the longest that
- *                                             any writer waited for a reply
+ *                                             any writer waited for a reply. At SIGUSR1 it prints
+ *                                             the same of what ended since it did so last
  *     kvcheck run PORT WRITERS SAVES FILE     writers write in a known order while BGSAVE is sent
  *                                             SAVES times; each saved FILE is copied to FILE.1,
  *                                             FILE.2 ... with FILE.N.log
@@ -362,10 +363,28 @@ static void end_load(int signal)
 struct loader {
     pthread_t thread;
     unsigned port;
-    uint64_t seed, keys, end_us, writes, longest_us;
+    uint64_t seed, keys, end_us;
+    atomic_ullong writes, longest_us; /* since the start */
+    atomic_ullong writes_since_report, longest_since_report_us;
     atomic_llong *left; /* writes that may still be made; NULL: any number */
     size_t bytes;
 };
+
+static void raise_to(atomic_ullong *longest, uint64_t took)
+{
+    unsigned long long old = atomic_load(longest);
+
+    while (took > old && !atomic_compare_exchange_weak(longest, &old, took))
+        ;
+}
+
+static void note_write(struct loader *l, uint64_t took_us)
+{
+    raise_to(&l->longest_us, took_us);
+    raise_to(&l->longest_since_report_us, took_us);
+    atomic_fetch_add(&l->writes, 1);
+    atomic_fetch_add(&l->writes_since_report, 1);
+}
 
 static void *load(void *arg)
 {
@@ -388,10 +407,7 @@ static void *load(void *arg)
         uint64_t start = now_us();
         flush(c);
         expect_ok(c, &r, "SET");
-        uint64_t took = now_us() - start;
-        if (took > l->longest_us)
-            l->longest_us = took;
-        l->writes++;
+        note_write(l, now_us() - start);
     }
     free(value);
     free(r.bytes);
@@ -399,33 +415,88 @@ static void *load(void *arg)
     return NULL;
 }
 
+struct load {
+    struct loader loader[MAX_WRITERS];
+    unsigned writers;
+    uint64_t reported_us;
+};
+
+static void print_load(uint64_t writes, uint64_t longest_us, uint64_t took_us)
+{
+    printf("writes=%llu longest_us=%llu per_write_us=%.2f\n", (unsigned long long)writes,
+           (unsigned long long)longest_us, writes > 0 ? (double)took_us / (double)writes : 0);
+    fflush(stdout);
+}
+
+static void report_load(struct load *l)
+{
+    uint64_t writes = 0, longest = 0, now = now_us();
+
+    for (unsigned i = 0; i < l->writers; i++) {
+        uint64_t own = atomic_exchange(&l->loader[i].longest_since_report_us, 0);
+
+        writes += atomic_exchange(&l->loader[i].writes_since_report, 0);
+        longest = own > longest ? own : longest;
+    }
+    print_load(writes, longest, now - l->reported_us);
+    l->reported_us = now;
+}
+
+static void *report_when_asked(void *arg)
+{
+    sigset_t asked;
+    int signal;
+
+    sigemptyset(&asked);
+    sigaddset(&asked, SIGUSR1);
+    while (sigwait(&asked, &signal) == 0)
+        report_load(arg);
+    return NULL;
+}
+
+static void start_reporting(struct load *l)
+{
+    pthread_t thread;
+
+    if (pthread_create(&thread, NULL, report_when_asked, l) != 0)
+        fail(2, "cannot start a thread");
+    pthread_detach(thread);
+}
+
 static int run_load(unsigned port, uint64_t keys, size_t bytes, unsigned writers, uint64_t ms,
                     long long limit)
 {
-    struct loader loader[MAX_WRITERS];
+    static struct load l;
     atomic_llong left = limit;
     uint64_t writes = 0, longest = 0, start = now_us(), end = start + ms * 1000;
     struct sigaction ending = {.sa_handler = end_load, .sa_flags = SA_RESTART};
+    sigset_t asked;
 
     sigaction(SIGTERM, &ending, NULL);
+    sigemptyset(&asked);
+    sigaddset(&asked, SIGUSR1);
+    pthread_sigmask(SIG_BLOCK, &asked, NULL);
+    l.writers = writers;
+    l.reported_us = start;
     for (unsigned i = 0; i < writers; i++) {
-        loader[i] = (struct loader){.port = port,
-                                    .seed = now_us() * 2654435761u + i + 1,
-                                    .keys = keys,
-                                    .end_us = end,
-                                    .bytes = bytes,
-                                    .left = limit > 0 ? &left : NULL};
-        if (pthread_create(&loader[i].thread, NULL, load, &loader[i]) != 0)
+        struct loader *loader = &l.loader[i];
+
+        loader->port = port;
+        loader->seed = now_us() * 2654435761u + i + 1;
+        loader->keys = keys;
+        loader->end_us = end;
+        loader->bytes = bytes;
+        loader->left = limit > 0 ? &left : NULL;
+        if (pthread_create(&loader->thread, NULL, load, loader) != 0)
             fail(2, "cannot start a thread");
     }
+    start_reporting(&l);
     for (unsigned i = 0; i < writers; i++) {
-        pthread_join(loader[i].thread, NULL);
-        writes += loader[i].writes;
-        longest = loader[i].longest_us > longest ? loader[i].longest_us : longest;
+        pthread_join(l.loader[i].thread, NULL);
+        writes += atomic_load(&l.loader[i].writes);
+        longest = l.loader[i].longest_us > longest ? l.loader[i].longest_us : longest;
     }
-    printf("writes=%llu longest_us=%llu per_write_us=%.2f\n", (unsigned long long)writes,
-           (unsigned long long)longest,
-           writes > 0 ? (double)(now_us() - start) / (double)writes : 0);
+    print_load(writes, longest, now_us() - start);
     return 0;
 }
 
