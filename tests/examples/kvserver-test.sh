@@ -109,8 +109,9 @@ redis_tools()
 # Every image saved under load is loaded by a server of its own and compared with the log.
 cuts()
 {
+    rm -f "$work"/load.img*
     start "$work/load.img" || return
-    timeout 200 "$check" run "$port" $writers $saves "$work/load.img" || return
+    timeout 200 "$check" run "$port" $writers $saves "$work/load.img" && take_fields || return
     kill_server
     for image in 1 2 3 4 5 6; do
         start "$work/load.img.$image" || return
@@ -146,6 +147,87 @@ killed()
     # The lock file of a server that was killed stays.
     ls -A "$work" | grep kill | grep -v '^kill.img.lock$' >"$work/litter"
     test "$(wc -l <"$work/litter")" -le 1 || { cat "$work/litter"; return 1; }
+}
+
+# ---- thawing: after a save the view is as it was before the first one -----------------------------------
+
+unstoppable="$talk unstoppable"     # there threads that store cannot be stopped: it is done under the server's locks
+
+take_fields() { printf 'INFO\r\n' | timeout 60 "$talk" raw "$port" | tr -d '\r' >"$work/fields"; }
+
+# is_thawed LEAST: so many thaws have come to their end, none failed, and nothing is private to the view
+is_thawed()
+{
+    take_fields && grep -q '^thaw_in_progress:0' "$work/fields" && grep -q '^failed_thaws:0' "$work/fields" &&
+        grep -q '^view_private:0$' "$work/fields" && test "$(sed -n 's/^thaws://p' "$work/fields")" -ge "$1"
+}
+
+has_tried() { take_fields && ! grep -q '^thaws:0' "$work/fields" || ! grep -q '^failed_thaws:0' "$work/fields"; }
+
+cannot_thaw()
+{
+    start "$work/probe.img" && says '> SAVE
+OK' && until_true has_tried >&2 && grep -q '^last_thaw_error:.*not supported' "$work/fields"
+}
+
+# thawing DESCRIPTION COMMAND [WRAPPER]
+thawing()
+{
+    wrapper=${3:-}
+    if test -n "$wrapper" && ! $wrapper true >/dev/null; then
+        skip "$1" 'no system call can be refused'
+    elif cannot_thaw; then
+        skip "$1" 'stores cannot go into an image'
+    else
+        result "$1" "$2"
+    fi
+    wrapper=
+}
+
+thawed_again_and_again()
+{
+    start "$work/thaw.img" --size 64M && timeout 100 "$check" fill "$port" 40000 900 || return
+    timeout 200 "$check" load "$port" 40000 900 $writers 200000 >"$work/load" &
+    loader=$!
+    for k in 1 2 3 4 5; do
+        patient "$check" bgsave "$port" && patient "$check" wait "$port" && until_true is_thawed $k || break
+        grep -e thaw -e view_ -e pause "$work/fields"
+    done
+    kill $loader
+    wait $loader && cat "$work/load" && is_thawed 5
+}
+
+thawed_under_locks() { thawed_again_and_again && field_is last_thaw_live 0; }
+
+# In each image but the first is what was written before, during and after a thaw.
+thawed_cuts() { cuts && grep thaw "$work/fields" && grep -q '^thaws:[1-9]' "$work/fields"; }
+
+# A save begins while the view is thawed; the thaw is begun anew.
+saved_while_thawing()
+{
+    start "$work/meanwhile.img" --size 64M && timeout 100 "$check" fill "$port" 40000 900 || return
+    for k in 1 2 3 4 5 6; do
+        patient "$check" epoch "$port" $k && patient "$check" bgsave "$port" && patient "$check" wait "$port" || return
+    done
+    until_true is_thawed 1 && kill_server && start "$work/meanwhile.img" &&
+        patient "$check" verify-epoch "$port" 6 6 || return
+    # A client's SAVE, too, and stopping does not wait for the end of it.
+    patient "$check" epoch "$port" 7 && patient "$check" bgsave "$port" && patient "$check" wait "$port" && says '> SAVE
+OK' && stop && start "$work/meanwhile.img" && patient "$check" verify-epoch "$port" 7 7 && timeout 60 "$check" check-fill "$port" 40000 900
+}
+
+killed_while_thawing()
+{
+    hit=0
+    start "$work/killed.img" --size 64M && timeout 100 "$check" fill "$port" 40000 900 || return
+    for k in 1 2 3 4 5; do
+        patient "$check" epoch "$port" $k && patient "$check" bgsave "$port" && patient "$check" wait "$port" || return
+        test $k = 1 || sleep 0.00$k
+        test "$(info thaw_in_progress)" = 0 || hit=$((hit + 1))
+        kill_server
+        start "$work/killed.img" && patient "$check" verify-epoch "$port" $k $k && timeout 60 "$check" check-fill "$port" 40000 900 || return
+    done
+    echo "$hit of 5 times it was still thawing"
 }
 
 misuse()
@@ -689,7 +771,7 @@ short
 0'
 }
 
-echo 1..19
+echo 1..25
 redis_tools
 result 'SET and its options, MSET, MGET, INCR, APPEND and the like' strings
 result 'expiry: set, changed, taken back, and over' expiry
@@ -702,4 +784,10 @@ result 'a full data set' full
 result "$saves saves under write load: each is one consistent cut" cuts
 result 'every value is there after a restart' kept
 result "killed 12 times during a save: the old file or the new one, and no litter" killed
+thawing 'after each of 5 saves under write load stores go straight into the image again' thawed_again_and_again
+thawing 'the same where the server keeps its writers off' thawed_under_locks "$unstoppable"
+thawing "$saves saves with thaws between them: each is one consistent cut" thawed_cuts
+thawing 'the same where the server keeps its writers off' thawed_cuts "$unstoppable"
+thawing 'saved and stopped while thawing' saved_while_thawing "$unstoppable"
+thawing 'killed while thawing: the file is the last save' killed_while_thawing "$unstoppable"
 result 'options it cannot use are refused' misuse

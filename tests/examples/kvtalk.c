@@ -2,6 +2,8 @@
  * with bad ones. It shares no code with the server.
  *
  *     kvtalk loopback                can anybody be talked to at all
+ *     kvtalk unstoppable PROGRAM ... runs it where userfaultfd is refused, so that threads that
+ *                                    store cannot be stopped; 77: nothing can be refused
  *     kvtalk script PORT             runs what standard input says (below)
  *     kvtalk raw PORT                sends standard input, says that this was all, and prints the
  *                                    answer to its end
@@ -32,17 +34,22 @@
 #include <arpa/inet.h>
 #include <errno.h>
 #include <fnmatch.h>
+#include <linux/filter.h>
+#include <linux/seccomp.h>
 #include <netinet/in.h>
 #include <poll.h>
 #include <pthread.h>
 #include <stdarg.h>
 #include <stdatomic.h>
 #include <stdbool.h>
+#include <stddef.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/prctl.h>
 #include <sys/socket.h>
+#include <sys/syscall.h>
 #include <sys/time.h>
 #include <time.h>
 #include <unistd.h>
@@ -752,12 +759,41 @@ static unsigned long long number(const char *text, unsigned long long most)
     return n;
 }
 
+/* ---- a system that cannot stop threads ------------------------------------------------------- */
+
+enum {
+    NEW_USERFAULTFD = 0xAA00, /* the request with which /dev/userfaultfd makes one */
+    LOW_HALF = __BYTE_ORDER__ == __ORDER_BIG_ENDIAN__ ? 4 : 0
+};
+
+static void run_unstoppable(char **program)
+{
+    struct sock_filter code[] = {
+        BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, nr)),
+        BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, SYS_userfaultfd, 3, 0),
+        BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, SYS_ioctl, 0, 3),
+        BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, args[1]) + LOW_HALF),
+        BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, NEW_USERFAULTFD, 0, 1),
+        BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ERRNO | EPERM),
+        BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW),
+    };
+    struct sock_fprog filter = {.len = sizeof code / sizeof code[0], .filter = code};
+
+    if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) < 0 ||
+        prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &filter) < 0)
+        fail(77, "no system call can be refused: %s", strerror(errno));
+    execvp(program[0], program);
+    fail(2, "cannot run %s: %s", program[0], strerror(errno));
+}
+
 int main(int argc, char **argv)
 {
     const char *verb = argc > 1 ? argv[1] : "";
 
     if (argc == 2 && strcmp(verb, "loopback") == 0)
         return loopback();
+    if (argc > 2 && strcmp(verb, "unstoppable") == 0)
+        run_unstoppable(argv + 2);
     if (argc < 3)
         fail(2, "usage: see the top of kvtalk.c");
     unsigned port = (unsigned)number(argv[2], 65535);

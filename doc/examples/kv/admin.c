@@ -314,6 +314,7 @@ static void print_persistence(FILE *f)
         fputc((unsigned char)*p < ' ' ? ' ' : *p, f);
     fputs("\r\nloading:0\r\n", f);
     save_print(f);
+    thaw_print(f);
 }
 
 static void print_stats(FILE *f)

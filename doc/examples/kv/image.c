@@ -345,11 +345,8 @@ __attribute__((noreturn)) static void die_of(const char *trouble)
 
 static void open_view(void)
 {
-    /* Each save costs what was stored since the last one, where stores can be noticed. */
-    int error = memsnap_snapshot_view_mut(snapshot, MEMSNAP_VIEW_TRACK, &view);
+    int error = memsnap_snapshot_view_mut(snapshot, 0, &view);
 
-    if (error == -ENOTSUP)
-        error = memsnap_snapshot_view_mut(snapshot, 0, &view);
     if (error < 0)
         die("cannot map %zu bytes: %s; give a smaller --size", memsnap_snapshot_size(snapshot),
             strerror(-error));

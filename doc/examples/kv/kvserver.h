@@ -5,10 +5,11 @@
  *     entry     a key, its value and, if it has one, the time at which it expires
  *     block     a piece of the image that holds one entry, of one of 96 sizes (its class)
  *     capture   the moment at which a save takes its snapshot: the only one at which writers wait
+ *     thaw      what follows a save: stores go straight into the image again
  *     worker    a thread that serves some of the clients
  *
- * Locks, in the order in which they are taken: save -> shard 0 .. shard 63 -> slab; worker ->
- * nothing. */
+ * Locks, in the order in which they are taken: save -> shard 0 .. shard 63 -> slab; worker and
+ * thaw -> nothing. */
 #ifndef KVSERVER_H
 #define KVSERVER_H
 
@@ -164,19 +165,21 @@ void image_close(void);
 int image_seal(memsnap_snapshot *s); /* puts the checksum in */
 memsnap_view *image_view(void);
 
-/* ---- save.c, and ahead.c: what is done before a capture, to make it short -------------------- */
+/* ---- save.c ---------------------------------------------------------------------------------- */
 
 void save_start(bool loaded);
 const char *save_in_background(void); /* NULL, or why not */
 int save_now(void);
 int save_and_close(void); /* on success nothing can be written any more */
-void save_wait(void);     /* until none is under way */
+void save_end(void);      /* waits until nothing is under way; nothing begins any more */
 time_t save_last(void);
 void save_print(FILE *f);
 void save_print_view(FILE *f);
 
-void ahead_gather(void);
-int ahead_copy(memsnap_view *view);
+/* ---- thaw.c: after a save --------------------------------------------------------------------- */
+
+void thaw(bool (*may_go_on)(void)); /* until it is done, fails, or may not go on */
+void thaw_print(FILE *f);
 
 /* ---- buffer.c -------------------------------------------------------------------------------- */
 

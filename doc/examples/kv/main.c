@@ -168,7 +168,7 @@ int main(int argc, char **argv)
 
     net_run(signals, take_signal);
 
-    save_wait();
+    save_end();
     close(signals);
     image_close();
     image_unlock();

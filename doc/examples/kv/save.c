@@ -2,7 +2,8 @@
  *
  * One thread does all background saves. It is there from the start, so that a save needs nothing
  * that clients could have taken away. Who saves has `running` to himself; the last save, before the
- * server stops, keeps others from beginning one while it waits for its turn. */
+ * server stops, keeps others from beginning one while it waits for its turn. After each save the
+ * thread thaws the view; whoever begins a save meanwhile does not wait for that. */
 #define _GNU_SOURCE
 #include "kvserver.h"
 
@@ -10,14 +11,21 @@
 #include <inttypes.h>
 #include <pthread.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <time.h>
+
+#ifndef MADV_COLLAPSE
+#define MADV_COLLAPSE 25
+#endif
 
 static struct {
     pthread_mutex_t lock;
     pthread_cond_t changed; /* any of these: */
     bool running;           /* a save is under way, or claimed for the thread */
     bool wanted;            /* the thread is to begin it */
-    unsigned closing;       /* callers of save_and_close(): nobody else may begin */
+    bool thaw_wanted;       /* there was a save since the thread began to thaw */
+    bool thawing;           /* the thread does */
+    unsigned closing;       /* callers of save_and_close() and save_end(): nobody else may begin */
     bool last_ok;
     time_t last_time;
     uint64_t count, failures; /* captures, and saves that failed, so far */
@@ -25,19 +33,27 @@ static struct {
     uint64_t last_capture_us; /* of that, the library's part */
     uint64_t max_pause_us, last_save_ms;
     char last_error[200];
-    /* After the last capture: asking waits as long as one takes, which INFO must not. */
+    /* After the last capture or thaw: asking waits as long as one takes, which INFO must not. */
     struct memsnap_view_stats view;
 } saving = {.lock = PTHREAD_MUTEX_INITIALIZER,
             .changed = PTHREAD_COND_INITIALIZER,
             .last_ok = true};
 
-static void note_capture(uint64_t pause_us, uint64_t capture_us)
+static void note_view(void)
 {
     struct memsnap_view_stats view = {.size = sizeof view};
 
-    memsnap_view_stats(image_view(), &view);
+    if (memsnap_view_stats(image_view(), &view) < 0)
+        return;
     pthread_mutex_lock(&saving.lock);
     saving.view = view;
+    pthread_mutex_unlock(&saving.lock);
+}
+
+static void note_capture(uint64_t pause_us, uint64_t capture_us)
+{
+    note_view();
+    pthread_mutex_lock(&saving.lock);
     saving.count++;
     saving.last_capture_us = capture_us;
     saving.last_pause_us = pause_us;
@@ -79,18 +95,26 @@ static void note_result(int error, uint64_t start)
     pthread_mutex_unlock(&saving.lock);
 }
 
+/* Before the first capture: the library freezes the view the faster the fewer pages its memory is
+ * in, so the kernel gathers them into huge ones. Where it cannot, the pause is longer. Thawing
+ * leaves huge pages behind. */
+static void gather(void)
+{
+    const size_t huge = 2u << 20;
+    uint64_t used = table_count().unused;
+
+    for (uint64_t at = 0; at + huge <= used; at += huge)
+        madvise(image + at, huge, MADV_COLLAPSE);
+}
+
 /* By who has claimed it. */
 static int save(bool last)
 {
     memsnap_snapshot *snapshot;
-    int error = 0;
 
     if (saving.count == 0)
-        ahead_gather();
-    else
-        error = ahead_copy(image_view());
-    if (error == 0)
-        error = capture(last, &snapshot);
+        gather();
+    int error = capture(last, &snapshot);
     uint64_t start = now_us();
     if (error == 0) {
         error = image_seal(snapshot);
@@ -109,23 +133,62 @@ static void release(void)
 {
     pthread_mutex_lock(&saving.lock);
     saving.running = false;
+    saving.thaw_wanted = true;
     pthread_cond_broadcast(&saving.changed);
     pthread_mutex_unlock(&saving.lock);
 }
 
 /* ---- who saves ------------------------------------------------------------------------------- */
 
+static bool may_thaw(void)
+{
+    return !saving.running && saving.closing == 0;
+}
+
+static bool may_go_on_thawing(void)
+{
+    pthread_mutex_lock(&saving.lock);
+    bool may = may_thaw();
+    pthread_mutex_unlock(&saving.lock);
+    return may;
+}
+
+/* True: to save. False: to thaw. */
+static bool wait_for_work(void)
+{
+    pthread_mutex_lock(&saving.lock);
+    while (!saving.wanted && !(saving.thaw_wanted && may_thaw()))
+        pthread_cond_wait(&saving.changed, &saving.lock);
+    bool to_save = saving.wanted;
+    saving.wanted = false;
+    if (!to_save) {
+        saving.thaw_wanted = false;
+        saving.thawing = true;
+    }
+    pthread_mutex_unlock(&saving.lock);
+    return to_save;
+}
+
+static void thaw_after_save(void)
+{
+    thaw(may_go_on_thawing);
+    note_view();
+    pthread_mutex_lock(&saving.lock);
+    saving.thawing = false;
+    pthread_cond_broadcast(&saving.changed);
+    pthread_mutex_unlock(&saving.lock);
+}
+
 static void *save_when_wanted(void *arg)
 {
     (void)arg;
     for (;;) {
-        pthread_mutex_lock(&saving.lock);
-        while (!saving.wanted)
-            pthread_cond_wait(&saving.changed, &saving.lock);
-        saving.wanted = false;
-        pthread_mutex_unlock(&saving.lock);
-        save(false);
-        release();
+        if (wait_for_work()) {
+            save(false);
+            release();
+        } else {
+            thaw_after_save();
+        }
     }
     return NULL;
 }
@@ -198,10 +261,11 @@ int save_and_close(void)
     return error;
 }
 
-void save_wait(void)
+void save_end(void)
 {
     pthread_mutex_lock(&saving.lock);
-    while (saving.running)
+    saving.closing++;
+    while (saving.running || saving.thawing)
         pthread_cond_wait(&saving.changed, &saving.lock);
     pthread_mutex_unlock(&saving.lock);
 }
