@@ -147,13 +147,27 @@ static int copy_private(struct thaw *t, const struct os_write_block *block, size
 
 /* ---- huge pages ------------------------------------------------------------------------------ */
 
-static size_t stored_pages(const struct thaw *t) MS_REQUIRES(ms_snapshot_locks)
+/* What of a run takes memory: holes of its chunk do not. */
+static size_t data_bytes(const struct run *r)
+{
+    size_t ps = ms_os->page_size(), n = 0;
+    uint64_t start, stop, at = r->chunk->offset + r->chunk_page * ps, end = at + r->pages * ps;
+    if (r->chunk->store->kind == STORE_HEAP)
+        return r->pages * ps;
+    while (ms_os->object_data(&r->chunk->store->object, at, end, &start, &stop) == 1) {
+        n += stop - start;
+        at = stop;
+    }
+    return n;
+}
+
+static size_t stored_bytes(const struct thaw *t) MS_REQUIRES(ms_snapshot_locks)
 {
     struct run r;
     size_t n = 0;
     for (size_t at = t->block_first; at < t->block_end; at = r.first + r.pages) {
         ms_image_run(t->c->image, at, t->block_end, &r);
-        n += r.chunk ? r.pages : 0;
+        n += r.chunk ? data_bytes(&r) : 0;
     }
     return n;
 }
@@ -167,7 +181,7 @@ static bool wants_huge(const struct thaw *t) MS_REQUIRES(ms_snapshot_locks)
            pages * ps == huge && t->to->window &&
            ms_aligned((uintptr_t)t->to->window + t->block_first * ps, huge) &&
            ms_aligned((size_t)t->to->offset + t->block_first * ps, huge) &&
-           stored_pages(t) >= pages / 4 * 3;
+           stored_bytes(t) >= huge / 4 * 3;
 }
 
 /* Where it cannot be had, small pages do. */

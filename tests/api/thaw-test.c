@@ -494,6 +494,35 @@ static void test_memory(void)
     g_free(model);
 }
 
+static void thaw_holes(memsnap_view *m, size_t size)
+{
+    size_t before = object_bytes();
+    for (int round = 0; round < 3; round++) {
+        memsnap_snapshot *t = take(m);
+        bytes(m)[round] = bytes(m)[30 * MIB] = bytes(m)[size - 1] = 1;
+        memsnap_snapshot_unref(t);
+        thaw_all(m, live());
+    }
+    g_assert_cmpuint(object_bytes(), <=, before + MIB);
+}
+
+/* Zeros that nobody stored take no memory, however often it is thawed. */
+static void test_holes(void)
+{
+    const size_t size = 64 * MIB;
+    if (cannot_thaw() || on_valgrind())
+        return;
+    memsnap_snapshot *s = snap_zero(size);
+    memsnap_view *m = view_mut(s);
+    memsnap_snapshot_unref(take(m));
+    if (memsnap_view_thaw(m, 0, SIZE_MAX) == -ENOTSUP)
+        test_skip("zeros that take no memory are in heap memory here");
+    else
+        thaw_holes(m, size);
+    memsnap_view_unref(m);
+    memsnap_snapshot_unref(s);
+}
+
 /* What was in huge pages is in huge pages, also in a new chunk. */
 static void test_huge_pages(void)
 {
@@ -677,6 +706,7 @@ int main(int argc, char **argv)
     test_add("exported", test_exported, TEST_SOURCES);
     test_add("in-the-middle", test_in_the_middle, 0);
     test_add("memory", test_memory, 0);
+    test_add("holes", test_holes, 0);
     test_add("huge-pages", test_huge_pages, 0);
     test_add("huge-mapping", test_huge_mapping, 0);
     test_add("arguments", test_arguments, 0);

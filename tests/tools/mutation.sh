@@ -345,6 +345,7 @@ mutate "a thawed part is handed out without being frozen" mapping/writer.c '/^st
 mutate "a rollback forgets that a part is shared" mapping/writer.c '/^int ms_writer_restore_to/,/^}/s/? ms_writer_freeze_thawed(c)/? 0/' thaw
 mutate "the tail of a thawed writer is not cleared" mapping/thaw.c '/^static void move_on/,/^}/s/w->tail_dirty = .*;//' thaw
 mutate "thawing makes small pages of huge ones" mapping/thaw.c '/^static bool wants_huge/,/^}/s/return ms_os->caps/return !t \&\& ms_os->caps/' thaw
+mutate "thawing takes memory for holes" mapping/thaw.c '/^static size_t stored_bytes/,/^}/s/data_bytes(.r)/r.pages * ms_os->page_size()/' thaw
 mutate "mapped and image share nodes when they are counted" mapping/thaw.c '/^int ms_thaw_begin/,/^}/s/if (m->mapped != c->image)/if (!m)/' thaw
 mutate "parts of a block keep it in small pages" mapping/thaw.c '/^static void move_on/,/^}/s/ms_mapping_renew(.*);/(void)0;/' thaw
 mutate "pinned pages are exchanged" mapping/writer.c '/^static int open_anonymous/,/^}/s/!(flags . MEMSNAP_VIEW_PINNABLE) .. //' pinned
