@@ -155,11 +155,12 @@ unstoppable="$talk unstoppable"     # there threads that store cannot be stopped
 
 take_fields() { printf 'INFO\r\n' | timeout 60 "$talk" raw "$port" | tr -d '\r' >"$work/fields"; }
 
-# is_thawed LEAST: so many thaws have come to their end, none failed, and nothing is private to the view
+# is_thawed LEAST: so many thaws have come to their end, none failed, and nothing is private to the view, unless the
+# system does not say what is
 is_thawed()
 {
     take_fields && grep -q '^thaw_in_progress:0' "$work/fields" && grep -q '^failed_thaws:0' "$work/fields" &&
-        grep -q '^view_private:0$' "$work/fields" && test "$(sed -n 's/^thaws://p' "$work/fields")" -ge "$1"
+        grep -q -e '^view_private:0$' -e '^view_dirty_source:compare$' "$work/fields" && test "$(sed -n 's/^thaws://p' "$work/fields")" -ge "$1"
 }
 
 has_tried() { take_fields && ! grep -q '^thaws:0' "$work/fields" || ! grep -q '^failed_thaws:0' "$work/fields"; }

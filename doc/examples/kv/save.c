@@ -301,5 +301,7 @@ void save_print_view(FILE *f)
     pthread_mutex_lock(&saving.lock);
     fprintf(f, "view_private:%zu\r\nview_mappings:%zu\r\n", saving.view.private_bytes,
             saving.view.mappings);
+    fprintf(f, "view_dirty_source:%s\r\n",
+            saving.view.dirty_source != NULL ? saving.view.dirty_source : "");
     pthread_mutex_unlock(&saving.lock);
 }
