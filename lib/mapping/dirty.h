@@ -16,7 +16,7 @@ struct candidate_scan {
     bool count_only; /* set by the caller: no page is to be touched */
     bool all;        /* no source worked: every page is a candidate */
     /* a few at once: a scan lies on the stack, of which some threads have little */
-    struct os_range v[64];
+    struct os_range v[48];
 };
 
 struct candidates {

@@ -48,7 +48,7 @@ struct restore_pass {
     size_t done;                 /* pages before this one are brought to the target */
     /* What is to be dropped next, and how many pages that is. */
     size_t n, pages;
-    struct os_range drops[64];
+    struct os_range drops[48];
 };
 
 /* ---- dropping -------------------------------------------------------------------------------- */

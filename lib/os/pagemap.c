@@ -24,7 +24,7 @@
 
 /* On the stack, of which there may be little. The kernel would report some regions twice if more
  * than 512 were asked for. */
-enum { REGIONS = 96, ENTRIES = 256 };
+enum { REGIONS = 64, ENTRIES = 128 };
 
 static const uint64_t ENTRY_PRESENT = UINT64_C(1) << 63, ENTRY_SWAPPED = UINT64_C(1) << 62;
 static const uint64_t ENTRY_FILE = UINT64_C(1) << 61, ENTRY_GUARDED = UINT64_C(1) << 58;
