@@ -1,4 +1,5 @@
 #!/bin/sh
+# SPDX-License-Identifier: MIT
 # check-abi.sh [-u]: compares the interface of the library that was built with the release's, build-aux/abi/libmemsnap-MACHINE.abi.
 # Nothing may be missing or changed, but structures that begin with their size may have grown; what was added is listed. TAP.
 #

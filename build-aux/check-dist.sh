@@ -1,4 +1,5 @@
 #!/bin/sh
+# SPDX-License-Identifier: MIT
 # check-dist.sh DIST-COMMAND...: makes the tarball twice, and looks that both are the same, that every versioned file is in it,
 # and that everything its documents name is. For `make check-dist`. TAP.
 #

@@ -1,4 +1,5 @@
 #!/bin/sh
+# SPDX-License-Identifier: MIT
 # dist-tar.sh DIRECTORY: writes it to the standard output as a tar archive that depends on the names and contents of the files
 # alone. For `make dist`; needs GNU tar.
 #

@@ -1,4 +1,5 @@
 #!/bin/sh
+# SPDX-License-Identifier: MIT
 # install|uninstall MAN3DIR SRCDIR PAGE...: a link page for every name that a section 3 page describes beside its own, so that
 # man(1) finds all of them whatever system it runs on.
 set -eu

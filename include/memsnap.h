@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /**
  * \file        memsnap.h
  * \brief       Snapshots of memory and copy-on-write views of them

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* Deltas: what differs between two images, as a file, and back. doc/file-format.txt is the
  * description of the file.
  *

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* The delta format, as doc/file-format.txt has it: what save_delta writes and load_delta reads. */
 #ifndef MS_DELTA_H
 #define MS_DELTA_H

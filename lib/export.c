@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* Handing an image to another process: a sealed, read-only descriptor.
  *
  * An image that is a whole memory object, to the byte, is sealed where it is. This store then

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* Saving a snapshot: its bytes as a plain file.
  *
  * Only taking the image is done inside ms_enter, and giving it back. In between no lock is held,

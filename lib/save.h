@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* Saving: what whole images and deltas have in common. */
 #ifndef MS_SAVE_H
 #define MS_SAVE_H

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* Snapshots: the public functions on them, but for files (file.c), saving (save.c, delta.c) and
  * statistics (stats.c). */
 #include "config.h"

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* A snapshot: a handle to an image, and to the writer that may be changing it.
  *
  * The nouns of the library, from the caller's handles down to the operating system:

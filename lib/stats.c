@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* What it costs: statistics of snapshots and views. */
 #include "config.h"
 

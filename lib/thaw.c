@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* Thawing a mutable view. */
 #include "config.h"
 

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* Views: the public functions on them. */
 #include "config.h"
 

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* A view: a reference-counted holder of a mapping of its own, or the lease on a snapshot's
  * writer. */
 #ifndef MS_VIEW_H

@@ -1,4 +1,5 @@
 #!/bin/sh
+# SPDX-License-Identifier: MIT
 # Debian packages from a tarball: builds them, and with -c checks them.
 #
 #   deb.sh [-c] [-b BASE] [-d DIR] [-s SUITE] TARBALL

@@ -1,4 +1,5 @@
 #!/bin/sh
+# SPDX-License-Identifier: MIT
 # RPM packages from a tarball: builds them in place, and with -c checks them.
 #
 #   rpm.sh [-cn] [-d DIR] TARBALL

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* handoff - a memory image handed from one process to another, without copying it.
  *
  * The sender makes a snapshot, exports it as a descriptor and passes that over a Unix socket.

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* memsnap-image - keeps images of a file as a base and deltas: saves, applies, inspects, verifies and squashes them.
  *
  *     cc -O2 -pthread memsnap-image.c $(pkg-config --cflags --libs memsnap) -o memsnap-image

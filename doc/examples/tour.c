@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* tour - what the library promises, shown on a file of yours, and every promise checked on the
  * way.
  *

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* What the checkers (valgrind's tools, AddressSanitizer, ThreadSanitizer, clang's thread-safety
  * analysis) cannot see by themselves, in one place. helgrind.h alone serves DRD too: their
  * happens-before requests have the same numbers. */

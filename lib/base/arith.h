@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* Arithmetic on sizes that cannot wrap. */
 #ifndef MS_ARITH_H
 #define MS_ARITH_H

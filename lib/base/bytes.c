@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* Comparing memory that other threads may be storing to.
  *
  * memcmp cannot do that. The C library's finds the first difference with vectors, then loads that

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* Comparing memory that other threads may be storing to. */
 #ifndef MS_BYTES_H
 #define MS_BYTES_H

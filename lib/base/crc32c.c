@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* CRC-32C. The tables are computed by the compiler: a CRC is linear, so every entry is the sum
  * (exclusive or) of the entries for its single bits, and only those are written down. */
 #include "config.h"

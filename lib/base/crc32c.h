@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* CRC-32C (Castagnoli), as in RFC 3720: the checksum of the delta format. */
 #ifndef MS_CRC32C_H
 #define MS_CRC32C_H

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* The locks as clang's thread-safety analysis knows them (-Wthread-safety), one name for each kind,
  * in the order in which they are taken. Two of one kind are never held at once, so a kind is all
  * that has to be told; that it is the right object's lock is for the reader to see.

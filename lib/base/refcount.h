@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* Reference counts. Increments are relaxed, decrements acquire-release: the decrement that reaches
  * zero happens after every other one, so the destructor sees all that was done under the
  * references. Overflow aborts. Annotated for helgrind and DRD. */

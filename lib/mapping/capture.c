@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* Collecting changed pages into chunks of the pool. */
 #include "config.h"
 

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* Collecting: the new image of a mapping from what changed in it. */
 #ifndef MS_CAPTURE_H
 #define MS_CAPTURE_H

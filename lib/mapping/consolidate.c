@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* Bringing an image together in one chunk. */
 #include "config.h"
 

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* Bringing an image together in one chunk that has as many pages, each at its own place. */
 #ifndef MS_CONSOLIDATE_H
 #define MS_CONSOLIDATE_H

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* Finding what differs. */
 #include "config.h"
 

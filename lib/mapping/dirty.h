@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* Which pages of a mapping differ from an image: candidates from the best source that works,
  * then a comparison. */
 #ifndef MS_DIRTY_H

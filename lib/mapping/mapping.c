@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* Mapping images: which runs are mapped, which are copied, and the exchange of one mapping for
  * another. */
 #include "config.h"

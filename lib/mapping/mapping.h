@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* A mapping: an image in the address space, at an address that never changes.
  *
  * Three images describe it. `mapped` is what the kernel shows where there is no private page:

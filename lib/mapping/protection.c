@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* Sets of protected ranges. */
 #include "config.h"
 

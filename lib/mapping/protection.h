@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* What memsnap_view_protect changed: sorted, disjoint page ranges that are not plainly readable
  * and writable. Neighbours differ in access, so that each range is one mapping of the system's or
  * more. */

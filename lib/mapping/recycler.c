@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* Recyclers of parked mappings. */
 #include "config.h"
 

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* A recycler: where the mappings of a snapshot's closed views wait, restored and hidden from the
  * checkers, to be a view's again. Taking one costs no system call. Views hold references, so a
  * recycler outlives its snapshot; it is empty and takes nothing in from then on.

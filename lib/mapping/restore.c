@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* Restoring: compare and copy back, or drop and let the pages fault in again.
  *
  * Copying back keeps pages resident, so that the next stores to them take no fault. Dropping them

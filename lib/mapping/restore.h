@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* Restoring a mapping in place. */
 #ifndef MS_RESTORE_H
 #define MS_RESTORE_H

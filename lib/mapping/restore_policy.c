@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* Choosing how long private pages are kept. */
 #include "config.h"
 

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* Which private pages a restore keeps, and which it drops.
  *
  * A page that is kept is compared at each restore; a page that was dropped faults when it is next

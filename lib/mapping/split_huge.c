@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* Trimming: keeping scans of a view short where its store is in huge pages.
  *
  * A store to a page of a huge page splits the view's mapping of it, and the next read there maps

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* Trimming: keeping scans of a view short where its store is in huge pages. */
 #ifndef MS_SPLIT_HUGE_H
 #define MS_SPLIT_HUGE_H

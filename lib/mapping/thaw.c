@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* Thawing. */
 #include "config.h"
 

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* Thawing: a shadow writer becomes direct again while threads store to it.
  *
  * Block by block, from the beginning: what is private is copied to its place in a chunk that

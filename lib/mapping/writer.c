@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* The mutable mapping of a snapshot: direct, shadow, freeze, capture. */
 #include "config.h"
 

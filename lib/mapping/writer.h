@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* The writer: a snapshot's mutable mapping. A mutable view is a lease on it, one at a time.
  *
  *              open, the image is nobody else's     open, else

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* The address space by POSIX means: reserving, mapping objects, protecting. Serves both tables. */
 #include "config.h"
 

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* Files that appear under their name whole. Serves both tables.
  *
  * The place of a file is a directory's descriptor and a name in it. A path is followed once, when

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* What every file of lib/os uses: errors, memory, limits. */
 #include "config.h"
 

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* Making descriptors, and knowing whose they are.
  *
  * The kernel gives out the lowest free number. In a process that has closed its standard

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* Copying out of one object or file into another: sharing blocks, or reading and writing, holes
  * staying holes where that is cheap. Serves both tables. */
 #include "config.h"

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* Files as objects, for both tables: unlinked temporary files, and the user's own, which are
  * opened or taken over by descriptor, and made durable. */
 #include "config.h"

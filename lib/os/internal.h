@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* What the files of lib/os share with each other and show to nobody else. A file uses those
  * above it:
  *

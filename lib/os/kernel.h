@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* Linux: what the oldest headers that this is to be compiled with (glibc 2.17, musl 1.1) do not
  * know. Whether the kernel has it is found out by calling it. */
 #ifndef MS_OS_KERNEL_H

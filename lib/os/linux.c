@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* The operating system by Linux means. What a kernel lacks is found out by calling it, never by
  * its version. */
 #include "config.h"

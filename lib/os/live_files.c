@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* Files that are the live copy of a snapshot (MEMSNAP_FILE_SHARED) in this process. Nothing may
  * take such a file's name away: what is stored and flushed afterwards would be in no file. */
 #include "config.h"

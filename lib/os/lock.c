@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* Mutexes, and the lock that keeps fork(2) out while a thread is inside the library.
  *
  * The fork lock is a reader-writer lock: callers are readers, fork is the writer and is

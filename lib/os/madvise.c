@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* Linux: what it can be told about ranges of the address space, and what it makes of them. */
 #include "config.h"
 

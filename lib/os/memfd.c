@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* Linux: objects that are memfds, or temporary files where none can be had: making them, what of
  * them is stored, sealing them and handing them to other processes. */
 #include "config.h"

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* Everything the library asks of the operating system.
  *
  * One ops table per platform (os_linux, os_posix); the rest of lib/ includes this header and no

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* Which pages of a range may be private: by the PAGEMAP_SCAN call, and by reading the pagemap
  * file.
  *

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* The operating system by POSIX means. */
 #include "config.h"
 

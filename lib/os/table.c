@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* The table in use. */
 #include "config.h"
 

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* Noticing stores: userfaultfd write protection that the kernel lifts by itself (WP_ASYNC, Linux
  * 6.7).
  *

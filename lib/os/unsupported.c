@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* What cannot be done: the answers of a system that has no means for an operation. */
 #include "config.h"
 

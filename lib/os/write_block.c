@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* Stopping the writers of a range: userfaultfd write protection, with nobody to read the events.
  * A thread that stores there sleeps in the kernel until the range is unregistered.
  *

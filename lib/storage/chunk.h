@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* A chunk: a reference-counted run of pages in a store, written once. The last unref gives the
  * pages back to the store, which may live on with other chunks. Slots of images hold the
  * references, so there can be very many: hence size_t. */

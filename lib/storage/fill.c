@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* Filling chunks. */
 #include "config.h"
 

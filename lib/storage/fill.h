@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* Filling chunks: from memory, from files, page by page in batches; by their maker, before
  * anyone else sees them. */
 #ifndef MS_FILL_H

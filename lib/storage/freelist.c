@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* Free lists of stores. A server that takes snapshots all the time frees and reuses hundreds of
  * thousands of single pages all over the store. To set, clear or find a bit costs the same however
  * many there are; a sorted list would move half of its entries for each page. */

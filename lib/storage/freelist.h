@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* A free list: the pages of a store that were given back and can be used again. Each segment with
  * free pages has a bit for each of its pages. Free pages hold old data. The store locks. */
 #ifndef MS_FREELIST_H

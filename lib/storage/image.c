@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* Images: the radix tree from page number to chunk page. image.h says what it promises,
  * image_tree.h how it is laid out and what always holds. */
 #include "config.h"

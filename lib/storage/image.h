@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* An image: an immutable, reference-counted map from page numbers to pages. Page p of an image is
  * one page of a chunk, or it is zero.
  *

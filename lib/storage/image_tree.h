@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* How an image is laid out in memory: for image.c, and for tests that check it. Nobody else looks
  * inside.
  *

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* Pools. */
 #include "config.h"
 

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* A pool: what a root snapshot and all its descendants append new chunks to, so that ten
  * thousand incremental snapshots cost one file descriptor. The store is made when the first
  * chunk is. */

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* Reading the bytes of an image. */
 #include "config.h"
 

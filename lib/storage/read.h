@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* Reading the bytes of an image. */
 #ifndef MS_READ_H
 #define MS_READ_H

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* Stores and their segments. */
 #include "config.h"
 

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* A store: an OS object that holds pages, or heap memory. It grows and is never truncated. Space
  * is handed out in segments, each with one read-only shared window over it that is mapped when
  * the segment is made, so that looking at a chunk's bytes takes no lock. A segment whose chunks

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* Snapshots, and what holds for every function of the interface: arguments, out-parameters,
  * counts, statistics. Views, the mutable view and files have programs of their own (view-test,
  * mutable-test, file-test). */

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* What users of the Rust crate memsnap know how to do: the five examples of its README and the
  * cases of its tests, for this interface. Where a test there cannot fail (isolation of views
  * compares with the wrong bytes), it can here. */

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* What operations cost, in system calls and page faults: exact numbers, not times. */
 #include "config.h"
 

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* What must die of SIGSEGV does: each access in a forked child of its own. Not for valgrind,
  * which reports every one of them. */
 #include "config.h"

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* memsnap.hpp: every function of the interface is called through it, handles count references, and
  * what fails throws. tests/lint/cxx.sh compiles it with the compilers and standards that there
  * are. TAP, without GLib. */

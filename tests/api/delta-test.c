@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* Deltas: what is written is loaded again, whatever the change; wrong bases and damaged files
  * are refused; the corpus. */
 #include "config.h"

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* Exporting: what the descriptor is, that another process adopts it without a copy, and that
  * neither side can change what the other sees, whatever it tries. */
 #include "config.h"

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* Snapshots of files: an image of its own, the file mapped, and the file shared. */
 #include "config.h"
 

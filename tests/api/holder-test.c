@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* What a holder does to a view by system calls: what is taken, dirty and restored afterwards
  * agrees with the bytes that the view shows, no call dies of a signal, and the next holder of a
  * view finds one like any new one. Each row of the table in memsnap(7) is a row here. */

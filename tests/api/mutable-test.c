@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* The mutable view: one at a time, seen by what is opened later and by nothing opened earlier,
  * losing nothing. */
 #include "config.h"

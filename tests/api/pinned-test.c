@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* Views whose pages somebody has pinned: a buffer that is registered with an io_uring, reads with
  * O_DIRECT in flight. What is stored through the pin is in the view, in what is taken afterwards,
  * and in nothing that was taken before. */

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* Saving: the file's bytes, holes, permissions and name, what goes wrong, and being killed at
  * any instant. */
 #include "config.h"

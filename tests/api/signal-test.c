@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* Signals and cancellation: calls that are interrupted all the time, a view used in a handler,
  * threads cancelled inside the library. */
 #include "config.h"

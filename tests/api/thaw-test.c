@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* Thawing a mutable view: no byte changes, nothing that was handed out changes, and the next cut
  * is an exchange. */
 #include "config.h"

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* Ordinary views: copy-on-write, taking, restoring, protections, dirty pages, fixed addresses,
  * recycling. */
 #include "config.h"

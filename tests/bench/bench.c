@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* bench.c - repeats the sides of a case in turn, and reports medians. */
 #define _GNU_SOURCE
 #include "bench/bench.h"

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* bench.h - what the benchmark programs share: timing one operation as several sides do it, and
  * reporting it.
  *

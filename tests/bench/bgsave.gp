@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 # bgsave.gp - draws what bgsave.sh collected. Variables: from (directory of the data), to (directory of the picture).
 set datafile separator "\t"
 set terminal svg size 760, 420 dynamic background rgb "white" font "sans-serif,12"

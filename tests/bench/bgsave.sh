@@ -1,4 +1,5 @@
 #!/bin/sh
+# SPDX-License-Identifier: MIT
 # What a background save costs a server with its data in a mutable view, beside Redis, which forks: the same keys and
 # values in both, in one run, in turn. Prints a table of the pauses, of what clients notice, and of the memory it takes.
 #

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* calls.c - counts the system calls of one operation, exactly, by tracing a child that repeats
  * it between two stops. */
 #define _GNU_SOURCE

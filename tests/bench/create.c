@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* create.c - what does it cost to make a snapshot from bytes? */
 #define _GNU_SOURCE
 #include "bench/bench.h"

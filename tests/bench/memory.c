@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* memory.c - what do 64 children of one snapshot hold, when 16 pages were changed in each? */
 #define _GNU_SOURCE
 #include "bench/bench.h"

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* open.c - what does it cost to open a view, use it a little, and close it? */
 #include "bench/bench.h"
 #include "memsnap.h"

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* pause.c - how long does a writer of 1 GiB stand still when a snapshot of it is taken? Servers
  * use fork() for that. */
 #define _GNU_SOURCE

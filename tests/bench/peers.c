@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* peers.c - what users do without the library. */
 #define _GNU_SOURCE
 #include "bench/peers.h"

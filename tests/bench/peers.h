@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* peers.h - what users do without the library, by its system calls. */
 #ifndef PEERS_H
 #define PEERS_H

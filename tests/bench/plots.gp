@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 # plots.gp - draws what run.sh collected. Variables: from (directory of the data), to (directory of the pictures).
 ours = "#0060a8"
 theirs = "#c04000"

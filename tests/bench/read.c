@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* read.c - what does the first read of every page of a fresh view cost? */
 #include "bench/bench.h"
 #include "memsnap.h"

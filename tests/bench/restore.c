@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* restore.c - what does it cost to change a view and put it back, over and over? */
 #define _GNU_SOURCE
 #include "bench/bench.h"

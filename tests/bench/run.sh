@@ -1,4 +1,5 @@
 #!/bin/sh
+# SPDX-License-Identifier: MIT
 # Runs the benchmark programs and prints one table of what they found.
 #
 #   run.sh [-k FILE] [-p DIR] [-t FACTOR] [PROGRAM-DIR [WORD ...]]

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* save.c - what does it cost to write an image to a file, or what changed in it, and to get it
  * back?
  *

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* take.c - what does it cost to take a snapshot of a view after some of it was changed? */
 #include "bench/bench.h"
 #include "memsnap.h"

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* threads.c - does opening views of one snapshot from many threads at once scale? */
 #define _GNU_SOURCE
 #include "bench/bench.h"

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* kvcheck - a client that knows what it was promised: checks that what a key-value server saves
  * while it is written to is one consistent cut. It speaks the Redis protocol to a server on
  * 127.0.0.1 and shares no code with the server.

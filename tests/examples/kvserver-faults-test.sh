@@ -1,4 +1,5 @@
 #!/bin/sh
+# SPDX-License-Identifier: MIT
 # The key-value server of doc/examples among files, clients and systems that mean no good: it lets no damaged file in,
 # keeps what it needs to save and to stop, and loses nothing that it acknowledged. TAP. Loopback only, everything bounded.
 #

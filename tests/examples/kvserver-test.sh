@@ -1,4 +1,5 @@
 #!/bin/sh
+# SPDX-License-Identifier: MIT
 # The key-value server of doc/examples: does it speak the protocol, is what BGSAVE writes a consistent cut of what it
 # acknowledged, and does a kill in the middle leave the old file or the new one? TAP. Loopback only, everything bounded.
 # kvserver-faults-test.sh is about files, clients and systems that mean no good.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 # What the tests of kvserver have in common; they read it. It ends a test that cannot run, with the reason.
 #
 # KVSERVER, KVCHECK, KVTALK: the programs; default: where the build puts them.

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* kvtalk - talks to a key-value server on 127.0.0.1 in the Redis protocol, with good manners and
  * with bad ones. It shares no code with the server.
  *

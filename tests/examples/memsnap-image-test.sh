@@ -1,4 +1,5 @@
 #!/bin/sh
+# SPDX-License-Identifier: MIT
 # The tool of doc/examples that keeps images as a base and deltas: what comes back is what was saved, and every damage
 # is found and named with file and byte. TAP.
 #

@@ -1,4 +1,5 @@
 #!/bin/sh
+# SPDX-License-Identifier: MIT
 # The examples that check what they claim: the tour, and an image handed to another process. TAP.
 #
 # The programs are where the build puts them.

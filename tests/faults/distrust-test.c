@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* A kernel (an emulator) whose answers on pages are wrong: the library does not believe them.
  * What is asked of /proc/self/pagemap comes by here, and tells of other pages than those asked
  * for: in one child for each way of asking, because verdicts are for good. */

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* Every operation of the OS fails once, the n-th for n = 0, 1, 2 ... until a call needs no more
  * of them, and then all of them from the n-th on: under each public function. A call that fails
  * reports the error, leaves its outputs, all contents and all protections alone, leaks nothing,

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* Forks of a process that has snapshots and views: each side goes on with its own, and neither sees
  * what the other stores or drops. Most tests run in a child, which may end in any state. */
 #include "config.h"

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* Limits that a server meets, made for real: each in a forked child, because most cannot be taken
  * back.
  *

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* Systems that lack something: a system call, a file, a permission. The library works as well
  * without, or says that it cannot. Each test runs in a child, which loses it for good. */
 #include "config.h"

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* What a call that fails half way leaves behind: restores that are cut short, protections that
  * come only in part, a freeze whose mapping is gone, a child without the memory it was to
  * inherit. Calling again mends it, and nothing of one image is seen in another meanwhile. */

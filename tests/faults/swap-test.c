@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* Pages that were written and swapped out are found like others: by dirty, take, restore,
  * recycling, and behind a closed write block. Without swap space MADV_PAGEOUT does little, the
  * same is looked at, and the tests say that they were skipped: tests/tools/with-swap.sh makes

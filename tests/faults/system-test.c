@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* What the library asks of the system and what it leaves alone: memory before it is needed,
  * descriptors that are not its own, system calls that a sandbox punishes, forks at odd moments,
  * stack. Mostly in forked children, because little of it can be taken back. */

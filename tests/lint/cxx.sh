@@ -1,4 +1,5 @@
 #!/bin/sh
+# SPDX-License-Identifier: MIT
 # memsnap.hpp with every C++ compiler and standard that there is: no warning, and tests/api/cxx-test.cpp passes. What that program
 # calls is every function of memsnap.h.
 #

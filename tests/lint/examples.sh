@@ -1,4 +1,5 @@
 #!/bin/sh
+# SPDX-License-Identifier: MIT
 # Every complete program among the examples of the man pages compiles, links against the library and runs. TAP.
 #
 # MEMSNAP_CFLAGS, MEMSNAP_LINK: how a program finds the library, if it is not the one of this build.

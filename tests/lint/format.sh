@@ -1,4 +1,5 @@
 #!/bin/sh
+# SPDX-License-Identifier: MIT
 # The C and C++ files are laid out as .clang-format says, and no line is longer than 100 columns. TAP.
 set -u
 : "${srcdir:=.}"

@@ -1,4 +1,5 @@
 #!/bin/sh
+# SPDX-License-Identifier: MIT
 # The public header compiles alone, twice, as C99, C11, C17 and C++ with pedantic warnings as
 # errors.
 set -u

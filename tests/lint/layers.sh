@@ -1,4 +1,5 @@
 #!/bin/sh
+# SPDX-License-Identifier: MIT
 # The folders of lib/ are its layers: what may include what, and what no file of the library
 # contains.
 set -u

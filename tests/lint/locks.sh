@@ -1,4 +1,5 @@
 #!/bin/sh
+# SPDX-License-Identifier: MIT
 # clang's thread-safety analysis finds nothing in the library, and does find what is wrong on purpose. TAP.
 set -u
 : "${srcdir:=.}"

@@ -1,4 +1,5 @@
 #!/bin/sh
+# SPDX-License-Identifier: MIT
 # Every man page is installed, and mandoc finds nothing to warn of.
 set -u
 : "${srcdir:=.}" "${MANDOC:=mandoc}"

@@ -1,4 +1,5 @@
 #!/bin/sh
+# SPDX-License-Identifier: MIT
 # The public functions are the same everywhere: in the header, the symbol map, the shared library
 # and the man pages.
 set -u

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* The images that the files of tests/random/data are about, for the program that makes the files
  * and the test that loads them. */
 #ifndef MS_TEST_CORPUS_H

@@ -1,4 +1,5 @@
 #!/bin/sh
+# SPDX-License-Identifier: MIT
 # The delta files of tests/random/data are those that make-corpus makes, and the loader gets through
 # all of them; what the files of tests/random/seeds tell the model to do comes out as it says. TAP.
 : "${srcdir:=.}"

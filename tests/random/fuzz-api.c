@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* Fuzzing the interface: the bytes choose what the model (model.c) does, with which backend and
  * source of dirty pages, and where the system fails. HACKING says how it is run. Without a
  * fuzzer: a program that runs the files that it is given, such as tests/random/seeds.

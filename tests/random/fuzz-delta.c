@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* Fuzzing the loader of deltas, with tests/random/data as seeds. HACKING says how it is run.
  * Without a fuzzer: a program that loads the files that it is given.
  *

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* Without a fuzzer: gives it the files that are named, as one would. */
 #include <stdio.h>
 #include <stdlib.h>

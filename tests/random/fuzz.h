@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* What a fuzzer calls: libFuzzer, AFL++ or, for files that there are already, fuzz-main.c. */
 #ifndef MS_TEST_FUZZ_H
 #define MS_TEST_FUZZ_H

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* Makes the files of tests/random/data, and the README there: make-corpus DIRECTORY.
  *
  * A writer of its own, made from doc/file-format.txt, so that the library's reader is not only

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* Random operations on several snapshots and views, compared with plain arrays:
  * tests/random/model.c, asked by a generator of random numbers.
  *

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* The model; see model.h. Whatever may fail is called through attempt(): what an injected fault or
  * a shortage stops leaves outputs and contents alone. The call then is made again without, and
  * succeeds; or it is given up, and everything else goes on. */

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* Operations on several snapshots and views, chosen by whoever is asked, and compared with plain
  * arrays. */
 #ifndef MS_TEST_MODEL_H

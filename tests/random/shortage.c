@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* Real shortages; see shortage.h. */
 #include "config.h"
 

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* Real shortages: the process has used up something that calls need, and goes on.
  *
  * A shortage is there while a call is made, and not while the test itself works: enter, call,

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* The configurations that tests run in: every backend of the library, with every source of dirty
  * pages, over tables of operations that count what is held. installed.c has those of a library
  * that cannot be looked into. */

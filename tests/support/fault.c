@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* The wrapping ops table; see fault.h. Counters are atomic because thread tests may run over it. */
 #include <errno.h>
 #include <stdatomic.h>

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* An ops table that wraps another: counts operations and what is outstanding, and makes chosen
  * operations fail. */
 #ifndef MS_TEST_FAULT_H

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* The configurations of a library that is installed, and hides its inside: as it comes, and in heap
  * memory. What the process holds in descriptors is counted, and nothing else. In place of
  * backends.c. */

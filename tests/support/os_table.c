@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* What the tests of the contract with the operating system share; see os_table.h. */
 #include "config.h"
 

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* What the tests of the contract with the operating system (lib/os/os.h) share. They call the
  * operations of a table directly, once for every table that was compiled in.
  *

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* What the test programs share: configurations (a backend and a source of dirty pages),
  * patterns, counts of what the process holds, and forked children.
  *

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* The invariants of stores and of what lies above them; see valid.h. Images: valid_image.c. */
 #include "config.h"
 

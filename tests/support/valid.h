@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* The invariants of the library's objects, as assertions. They look inside: into
  * storage/image_tree.h and the structures of the other headers. The library itself has none of
  * this. */

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* The invariants of images (lib/storage/image_tree.h). No function of image.c is used, so that none
  * of its mistakes is repeated. */
 #include "config.h"

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* Cuts of a view beside threads that store to it, judged by an oracle that knows what each thread
  * did.
  *

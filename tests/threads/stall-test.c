@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* One thread is in a call that takes long, another one forks: a third one's call on objects of its
  * own does not wait for either.
  *

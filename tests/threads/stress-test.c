@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* Eight threads that do everything at once, on snapshots and views that all of them share.
  *
  *     stress-test [--rounds N] [--seed R02S...] [-p /linux/best/everything]

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* Threads that use the same snapshots, each with views of its own; handles that change hands;
  * and forks beside them.
  *

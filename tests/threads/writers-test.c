@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* Writers that take no lock: 1 to 16 threads store to a view while images of it are made.
  *
  *     writers-test [--rounds N] [-p /linux/best/atomic]

@@ -1,4 +1,5 @@
 #!/bin/sh
+# SPDX-License-Identifier: MIT
 # The README's two commands in an empty Debian: what somebody meets who has nothing but a shell. As
 # root and as a user, with and without --install-deps, from a checkout and from a release.
 #

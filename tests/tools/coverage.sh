@@ -1,4 +1,5 @@
 #!/bin/sh
+# SPDX-License-Identifier: MIT
 # Sums up what the tests just run have executed of lib/: lines and branches per file and in total,
 # and every line not reached in coverage/not-reached.txt. doc/coverage.txt says why those are not.
 set -u

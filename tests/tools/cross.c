@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* The library on a machine unlike the one that it was built on: what a plain C program can check
  * of it, and files made on one machine and loaded on another. tests/tools/cross.sh builds it for
  * such machines and runs it there.

@@ -1,4 +1,5 @@
 #!/bin/sh
+# SPDX-License-Identifier: MIT
 # The library on machines and C libraries other than this one's: musl, words of 32 bits (i686),
 # another processor (riscv64) and a big-endian one (s390x), emulated by qemu's user mode where this
 # one cannot run them: seconds; and one with pages of 64 KiB (ppc64el, a whole emulated machine with

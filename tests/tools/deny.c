@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* Runs a program for which memfd_create, userfaultfd and madvise are refused, as in a sandbox.
  *
  *     deny PROGRAM [ARGUMENT...] */

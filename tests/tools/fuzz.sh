@@ -1,4 +1,5 @@
 #!/bin/sh
+# SPDX-License-Identifier: MIT
 # Builds the fuzzers in ./fuzz with a compiler that has libFuzzer's option, and runs each for half
 # of the time:
 #

@@ -1,4 +1,5 @@
 #!/bin/sh
+# SPDX-License-Identifier: MIT
 # An installed library, as its users find it: by pkg-config, CMake and meson, shared and static, from C and C++; its manual; and the
 # tests that need no look inside. For `make installcheck`, and for packages that test what they installed. Needs the sources, but no
 # configure and no build. TAP.

@@ -1,4 +1,5 @@
 #!/bin/sh
+# SPDX-License-Identifier: MIT
 # Do the tests notice when the library is broken? Copies the tree, breaks one place of lib/ at a
 # time, and runs test programs until one fails. Prints which test noticed; mutants that nobody
 # noticed are listed at the end, and make it fail.

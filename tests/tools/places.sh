@@ -1,4 +1,5 @@
 #!/bin/sh
+# SPDX-License-Identifier: MIT
 # The test programs in places where something is missing or short: without /proc, with little of
 # it, behind system call filters, under limits, as somebody else. Everywhere they pass, or skip with
 # a reason. For root, in a build directory after make check TESTS=.

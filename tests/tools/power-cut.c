@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* What a file system would find if the power went away during a save: copies of its device, made
  * before and after each system call by which a file gets its name, and when the save has returned.
  * tests/tools/power-cut.sh mounts them.

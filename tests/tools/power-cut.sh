@@ -1,4 +1,5 @@
 #!/bin/sh
+# SPDX-License-Identifier: MIT
 # Cuts the power during saves, on each file system that can be had, and looks whether a file is what it was or what it was to be. For
 # root, who may use loop devices.
 #

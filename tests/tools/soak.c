@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* A server's life: for as long as one likes, threads do at once what the library is for, and
  * check every byte they get back. Meanwhile the process is sampled, and at the end it must hold
  * no more memory, mappings and descriptors than early on.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 # soak.gp - draws what soak sampled. Variables: from (the table), to (the picture).
 ours = "#0060a8"
 theirs = "#c04000"

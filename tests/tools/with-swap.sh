@@ -1,4 +1,5 @@
 #!/bin/sh
+# SPDX-License-Identifier: MIT
 # Runs a command on a machine that has swap space, and takes the space away again however it ends.
 # For root.
 #

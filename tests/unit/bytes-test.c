@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* Comparing bytes, also while another thread stores to them. */
 #include "config.h"
 

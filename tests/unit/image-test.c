@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* Images without an operating system. Chunks and memory are this file's own, so that it counts
  * every reference and every allocation, and can make any allocation fail. What an image answers is
  * compared with a plain array that was edited in the same way. */

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* The contract with the operating system (lib/os/os.h): the user's files. */
 #include "config.h"
 

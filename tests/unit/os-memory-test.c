@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* The contract with the operating system (lib/os/os.h): sizes, errors, bookkeeping memory, and the
  * address space. */
 #include "config.h"

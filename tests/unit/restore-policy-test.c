@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* The policy of restores by itself: which way it chooses for working sets of known behaviour.
  * Nothing is mapped here; which pages are private is computed as a restore would leave them. */
 #include "config.h"

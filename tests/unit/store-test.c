@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* Stores, their segments and their free space, and recyclers, by themselves. */
 #include "config.h"
 

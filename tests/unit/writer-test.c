@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* The writer alone, over a `struct current` that no snapshot holds. */
 #include "config.h"
 

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* admin.c - the commands on the server and on connections.
  *
  * INFO and CONFIG use the names of Redis for what means the same there, so that its tools can read

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* buffer.c - the bytes that wait between the clients and the commands, and a budget for them.
  *
  * Every buffer may have OWN_SHARE bytes; what is beyond comes from a budget that all clients share

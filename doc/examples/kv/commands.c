@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* commands.c - the list of commands, and finding one.
  *
  * The texts of errors that clients look at are those of Redis: unknown command, wrong number of

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* image.c - the file that the data set is loaded from and saved to.
  *
  * A file is not trusted. Its checksum tells accidents; then every offset in it is followed once,

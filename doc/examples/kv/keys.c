@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* keys.c - the commands on keys: what there is, and for how long. */
 #define _GNU_SOURCE
 #include "kvserver.h"

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* kvserver.h - what the files of kvserver share: one section for each file, and first the terms.
  *
  *     image     the bytes of the mutable view: header, hash table, entries. The image is saved.

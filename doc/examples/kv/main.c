@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* kvserver - a key-value server that saves itself while it runs.
  *
  * It speaks enough of the Redis protocol for redis-cli, redis-benchmark and client libraries:

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* net.c - connections. One thread accepts them and looks after signals; workers, each with an epoll
  * of its own, serve them. A client belongs to one worker, and nobody else touches it but CLIENT
  * LIST, under the worker's lock.

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* protocol.c - the Redis protocol, version 2: requests are taken apart, replies put together.
  *
  * Parsing goes on where it stopped when more bytes have come, so a request that comes a byte at a

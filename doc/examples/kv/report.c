@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* report.c - what the operator is told: lines on standard output and standard error, and counts for
  * INFO.
  *

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* save.c - saving, while the clients write.
  *
  * One thread does all background saves. It is there from the start, so that a save needs nothing

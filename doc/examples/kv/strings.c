@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* strings.c - the commands on values.
  *
  * A command locks the shards of its keys, all of them at once, and holds them until it is done: so

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* table.c - the data set: an allocator and a hash table in the image.
  *
  * All of it lies in one mutable view, and places in it are offsets, never pointers, so the saved

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* thaw.c - after a save: stores go straight into the image again.
  *
  * A capture makes what is stored from then on private to the view. Were it left there, later

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* floors.c - what the kernel and the memory ask for, whatever a library does: how much faster
  * than its peer each operation could be at the most.
  *

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* huge-scan.c - why restoring a view of a huge-paged store costs more once it is also read.
  *
  * A store to a page of a region that is mapped huge splits the region; the next read there maps

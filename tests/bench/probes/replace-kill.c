@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* replace-kill.c - what a process leaves behind that is killed while it replaces a file.
  *
  * A file without a name (O_TMPFILE) can be linked under a name that is free, in one system call;
