@@ -292,8 +292,8 @@ void test_spans()
 #endif
 
 /* What the library opens once is no leak. */
-/* What the library opens once for the process is no leak: by one it asks which pages are private, by
- * one whether a view that is closed is as it was. */
+/* What the library opens once for the process is no leak: by one descriptor it asks which pages are
+ * private, by one whether a view that is closed is as it was. */
 void warm_up()
 {
     memsnap::view v = memsnap::snapshot::zeroed(1u << 20).view();
