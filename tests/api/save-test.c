@@ -1079,7 +1079,7 @@ static void save_onto_mount_point(void *arg)
     struct errand *e = arg;
     char *other = temp_file("other", "other", 5);
     if (unshare(CLONE_NEWNS) < 0 || mount("none", "/", "none", MS_REC | MS_PRIVATE, "") < 0 ||
-        mount(other, e->path, NULL, MS_BIND, NULL) < 0) {
+        mount(other, e->path, "none", MS_BIND, "") < 0) {
         test_skip("may not mount");
     } else {
         g_assert_cmpint(memsnap_snapshot_save(e->s, e->path, 0), ==, -EBUSY);

@@ -1021,7 +1021,7 @@ static void test_view_at_pointers(void)
 static void test_taken_and_freed(void)
 {
     size_t size = 16 * MIB;
-    if (on_valgrind() || !(config.os->caps & OS_CAP_PUNCH) || config_is("heap")) {
+    if (on_valgrind() || !config.os || !(config.os->caps & OS_CAP_PUNCH) || config_is("heap")) {
         test_skip("free space cannot be given back to the system");
         return;
     }

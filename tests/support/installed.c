@@ -32,6 +32,16 @@ static void warm_up(void)
     memsnap_snapshot_unref(s);
 }
 
+bool can_recycle(void)
+{
+    struct memsnap_snapshot_stats stats = {.size = sizeof stats};
+    memsnap_snapshot *s = snap_pattern(100 * page, 1);
+    memsnap_view_unref(view(s));
+    assert_ok(memsnap_snapshot_stats(s, &stats));
+    memsnap_snapshot_unref(s);
+    return stats.parked_views > 0;
+}
+
 void config_run(struct config *c, void (*body)(void))
 {
     config = *c;
