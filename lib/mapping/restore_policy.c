@@ -8,8 +8,9 @@
 #include "os/os.h"
 
 /* What things cost, in units of 0.1 us. Only the ratios matter, and they change little from machine
- * to machine: a fault enters the kernel and copies a page, a comparison reads one. Measured on
- * Linux 6.18 by tests/bench/probes/restore-costs.c. */
+ * to machine: a fault enters the kernel and copies a page, a comparison reads one. Fastest of 60
+ * rounds each, 1 to 4,096 pages of 64 MiB, Linux 6.18, two virtual processors, other work going
+ * on. */
 static const double FAULT = 18;      /* the first store to a page that is not private */
 static const double COPY = 3;        /* comparing a dirty page and copying it back */
 static const double COMPARE = 1.5;   /* comparing a clean page, and its part of the scan */
@@ -130,7 +131,6 @@ void ms_policy_end(struct restore_policy *p, size_t left)
     if (p->round % CHOICE_ROUNDS)
         return;
     choose(p);
-    p->choices++;
     fade(p);
 }
 

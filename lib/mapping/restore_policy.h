@@ -41,7 +41,6 @@ struct restore_policy {
     uint32_t limit;        /* the age up to which clean pages are kept; 0: no page is kept */
     enum restore_way way;  /* of the next restore */
     unsigned whole_rounds; /* RESTORE_DROP_WHOLE in a row */
-    unsigned choices;      /* how often the limit was chosen */
     bool all_fresh;        /* no page was private after the last restore */
 };
 
